@@ -1,0 +1,43 @@
+// Read-only memory mapping of a whole file, and small file helpers.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <filesystem>
+#include <span>
+#include <string>
+
+namespace nanoflow {
+
+/// Owns a read-only, private mapping of a file. Move-only. Safe to read from any thread.
+class MappedFile {
+ public:
+  /// Throws IoError (with the path and errno's text) when the file cannot be opened or mapped.
+  explicit MappedFile(const std::filesystem::path& path);
+  ~MappedFile();
+  MappedFile(MappedFile&& other) noexcept;
+  MappedFile& operator=(MappedFile&& other) noexcept;
+  MappedFile(const MappedFile&) = delete;
+  MappedFile& operator=(const MappedFile&) = delete;
+
+  [[nodiscard]] std::span<const std::byte> bytes() const { return {data_, size_}; }
+  [[nodiscard]] const std::filesystem::path& path() const { return path_; }
+
+  /// Tells the kernel that [offset, offset + size) is not needed any more, so that streaming
+  /// through a large checkpoint does not keep it resident.
+  void drop_pages(size_t offset, size_t size) const;
+
+ private:
+  std::filesystem::path path_;
+  const std::byte* data_ = nullptr;
+  size_t size_ = 0;
+};
+
+/// Whole file as a string. Throws IoError.
+std::string read_file(const std::filesystem::path& path);
+
+/// Writes to a temporary sibling, fsyncs and renames over `path`, so readers never see half a file.
+/// Throws IoError.
+void write_file_atomically(const std::filesystem::path& path, std::string_view content);
+
+}  // namespace nanoflow

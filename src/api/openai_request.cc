@@ -1,0 +1,256 @@
+#include "api/openai_request.h"
+
+#include <algorithm>
+#include <charconv>
+#include <cmath>
+#include <limits>
+#include <system_error>
+
+#include <fmt/format.h>
+
+#include "api/field_reader.h"
+
+namespace nanoflow {
+namespace {
+
+constexpr int32_t kMaxInt32 = std::numeric_limits<int32_t>::max();
+
+/// [1, 2, 3] as token ids; nullopt (after reader.fail) when an element is no id.
+std::optional<std::vector<int32_t>> token_ids(FieldReader& reader, const Json& list) {
+  std::vector<int32_t> ids;
+  for (const Json& item : list.as_array()) {
+    const std::optional<int64_t> id = whole_number(item);
+    if (!id.has_value() || *id < 0 || *id > kMaxInt32) {
+      reader.fail("prompt", "token ids must be non-negative integers");
+      return std::nullopt;
+    }
+    ids.push_back(static_cast<int32_t>(*id));
+  }
+  return ids;
+}
+
+/// "prompt": a string, a list of strings, a list of token ids, or a list of such lists.
+void read_prompts(FieldReader& reader, const RequestLimits& limits, OpenAiRequest& request) {
+  const Json* prompt = reader.find("prompt");
+  if (prompt == nullptr) return reader.fail("prompt", "is required");
+  if (prompt->is_string()) {
+    request.prompts.emplace_back(prompt->as_string());
+    return;
+  }
+  if (!prompt->is_array())
+    return reader.fail("prompt", fmt::format("must be a string, a list of token ids, or a list of "
+                                             "those, not {}",
+                                             prompt->type_name()));
+  const Json::Array& list = prompt->as_array();
+  if (list.empty()) return reader.fail("prompt", "must not be empty");
+  if (list.front().is_number()) {
+    if (auto ids = token_ids(reader, *prompt)) request.prompts.emplace_back(std::move(*ids));
+    return;
+  }
+  if (static_cast<int64_t>(list.size()) > limits.max_prompts)
+    return reader.fail("prompt", fmt::format("at most {} prompts in one request, got {}",
+                                             limits.max_prompts, list.size()));
+  for (const Json& item : list) {
+    if (item.is_string()) {
+      request.prompts.emplace_back(item.as_string());
+    } else if (item.is_array()) {
+      auto ids = token_ids(reader, item);
+      if (!ids.has_value()) return;
+      request.prompts.emplace_back(std::move(*ids));
+    } else {
+      return reader.fail("prompt", "a list must hold only strings or only lists of token ids");
+    }
+  }
+}
+
+void read_logit_bias(FieldReader& reader, SamplingParams& sampling) {
+  const Json* bias = reader.find("logit_bias");
+  if (bias == nullptr) return;
+  if (!bias->is_object())
+    return reader.fail("logit_bias", "must be an object of token id to number");
+  for (const auto& [key, value] : bias->as_object()) {
+    int64_t id = -1;
+    const char* end = key.data() + key.size();
+    const auto parsed = std::from_chars(key.data(), end, id);
+    if (parsed.ec != std::errc() || parsed.ptr != end || id < 0 || id > kMaxInt32)
+      return reader.fail("logit_bias", fmt::format("\"{}\" is no token id", key));
+    if (!value.is_number() || !(std::abs(value.as_double()) <= 100))
+      return reader.fail("logit_bias", "values must be numbers between -100 and 100");
+    sampling.logit_bias.emplace_back(static_cast<int32_t>(id),
+                                     static_cast<float>(value.as_double()));
+  }
+}
+
+/// A field that clients write as -1 for "off" where the engine says 0.
+void read_top_k(FieldReader& reader, SamplingParams& sampling) {
+  reader.read("top_k", sampling.top_k, -1, kMaxInt32);
+  sampling.top_k = std::max(sampling.top_k, 0);
+}
+
+void read_seed(FieldReader& reader, SamplingParams& sampling) {
+  if (reader.find("seed") == nullptr) return;
+  int64_t seed = 0;
+  reader.read("seed", seed, std::numeric_limits<int64_t>::min(),
+              std::numeric_limits<int64_t>::max());
+  sampling.seed = static_cast<uint64_t>(seed);
+}
+
+void read_max_tokens(FieldReader& reader, OpenAiRequest& request) {
+  const bool chat = request.endpoint == Endpoint::kChatCompletions;
+  const char* key = chat && reader.find("max_completion_tokens") != nullptr
+                        ? "max_completion_tokens"
+                        : "max_tokens";
+  request.has_max_tokens = reader.find(key) != nullptr;
+  reader.read(key, request.sampling.max_tokens, 0, kMaxInt32);
+  if (!chat && !request.has_max_tokens) {
+    constexpr int32_t kCompletionsDefault = 16;  // OpenAI's and vLLM's default of this endpoint
+    request.sampling.max_tokens = kCompletionsDefault;
+    request.has_max_tokens = true;
+  }
+}
+
+void read_sampling(FieldReader& reader, OpenAiRequest& request) {
+  SamplingParams& s = request.sampling;
+  const auto given = [&](std::string_view key) { return reader.find(key) != nullptr; };
+  request.has_temperature = given("temperature");
+  request.has_top_p = given("top_p");
+  request.has_top_k = given("top_k");
+  request.has_min_p = given("min_p");
+  request.has_repetition_penalty = given("repetition_penalty");
+  constexpr double kTiny = 1e-6;  // the open end of (0, 1]
+  s.temperature = 1;              // OpenAI's default
+  reader.read("temperature", s.temperature, 0, 100);
+  reader.read("top_p", s.top_p, kTiny, 1);
+  read_top_k(reader, s);
+  reader.read("min_p", s.min_p, 0, 1);
+  reader.read("repetition_penalty", s.repetition_penalty, kTiny, 100);
+  reader.read("presence_penalty", s.presence_penalty, -2, 2);
+  reader.read("frequency_penalty", s.frequency_penalty, -2, 2);
+  read_seed(reader, s);
+  read_logit_bias(reader, s);
+  reader.read("min_tokens", s.min_tokens, 0, kMaxInt32);
+  reader.read("ignore_eos", s.ignore_eos);
+  reader.read("stop_token_ids", s.stop_token_ids, 0, kMaxInt32);
+  reader.read("priority", s.priority, std::numeric_limits<int32_t>::min(), kMaxInt32);
+  reader.read("prompt_logprobs", s.prompt_logprobs, 0, static_cast<int32_t>(kMaxTopLogprobs));
+}
+
+/// Completions: "logprobs": n. Chat: "logprobs": true and "top_logprobs": n.
+void read_logprobs(FieldReader& reader, OpenAiRequest& request) {
+  const auto most = static_cast<int32_t>(kMaxTopLogprobs);
+  if (request.endpoint == Endpoint::kCompletions) {
+    reader.read("logprobs", request.sampling.logprobs, 0, most);
+    return;
+  }
+  bool wanted = false;
+  int32_t top = 0;
+  reader.read("logprobs", wanted);
+  reader.read("top_logprobs", top, 0, most);
+  if (!wanted && reader.find("top_logprobs") != nullptr && top > 0)
+    return reader.fail("top_logprobs", "needs \"logprobs\": true");
+  if (wanted) request.sampling.logprobs = top;
+}
+
+void read_stream(FieldReader& reader, const Json& body, OpenAiRequest& request) {
+  reader.read("stream", request.stream);
+  const Json* options = reader.find("stream_options");
+  if (options == nullptr) return;
+  if (!request.stream) return reader.fail("stream_options", "needs \"stream\": true");
+  if (!options->is_object()) return reader.fail("stream_options", "must be an object");
+  FieldReader inner(*body.find("stream_options"), "stream_options.");
+  inner.read("include_usage", request.include_usage);
+  inner.read("continuous_usage_stats", request.continuous_usage_stats);
+  if (!inner.ok()) reader.fail("stream_options", inner.error()->message);
+}
+
+void read_chat(FieldReader& reader, OpenAiRequest& request) {
+  const Json* messages = reader.find("messages");
+  if (messages == nullptr || !messages->is_array() || messages->as_array().empty())
+    return reader.fail("messages", "must be a non-empty list");
+  request.messages = *messages;
+  for (const auto& [key, out] : {std::pair<const char*, Json*>{"tools", &request.tools},
+                                 {"documents", &request.documents}}) {
+    const Json* value = reader.find(key);
+    if (value == nullptr) continue;
+    if (!value->is_array()) return reader.fail(key, "must be a list");
+    *out = *value;
+  }
+  if (const Json* kwargs = reader.find("chat_template_kwargs")) {
+    if (!kwargs->is_object()) return reader.fail("chat_template_kwargs", "must be an object");
+    request.template_kwargs = *kwargs;
+  }
+  reader.read("add_generation_prompt", request.add_generation_prompt);
+  reader.read("continue_final_message", request.continue_final_message);
+  if (request.continue_final_message) {
+    if (reader.find("add_generation_prompt") == nullptr) request.add_generation_prompt = false;
+    if (request.add_generation_prompt)
+      reader.fail("continue_final_message", "cannot be combined with add_generation_prompt");
+  }
+}
+
+/// Combinations that no single field shows.
+void check_combinations(FieldReader& reader, const OpenAiRequest& request,
+                        const RequestLimits& limits) {
+  if (static_cast<int64_t>(request.stop.size()) > limits.max_stop_strings)
+    reader.fail("stop", fmt::format("at most {} stop strings", limits.max_stop_strings));
+  for (const std::string& stop : request.stop)
+    if (stop.empty()) reader.fail("stop", "a stop string must not be empty");
+  const SamplingParams& s = request.sampling;
+  if (request.has_max_tokens && s.max_tokens == 0 && !request.echo)
+    reader.fail("max_tokens", "must be at least 1, or 0 together with \"echo\": true");
+  if (request.has_max_tokens && s.min_tokens > s.max_tokens)
+    reader.fail("min_tokens",
+                fmt::format("must be at most max_tokens ({}), got {}", s.max_tokens, s.min_tokens));
+  if (request.stream && s.prompt_logprobs >= 0)
+    reader.fail("prompt_logprobs", "cannot be combined with \"stream\": true");
+}
+
+}  // namespace
+
+Result<OpenAiRequest> parse_openai_request(Endpoint endpoint, const Json& body,
+                                           const RequestLimits& limits) {
+  if (!body.is_object())
+    return fail(ErrorCode::kInvalidArgument,
+                fmt::format("the body must be a JSON object, not {}", body.type_name()));
+  OpenAiRequest request;
+  request.endpoint = endpoint;
+  FieldReader reader(body);
+  reader.read("model", request.model);
+  if (endpoint == Endpoint::kChatCompletions) {
+    read_chat(reader, request);
+  } else {
+    read_prompts(reader, limits, request);
+    reader.read("echo", request.echo);
+  }
+  read_sampling(reader, request);
+  read_max_tokens(reader, request);
+  read_logprobs(reader, request);
+  read_stream(reader, body, request);
+  reader.read("n", request.n, 1, limits.max_choices);
+  reader.read_strings("stop", request.stop);
+  reader.read("include_stop_str_in_output", request.include_stop_str_in_output);
+  reader.read("skip_special_tokens", request.skip_special_tokens);
+  reader.read("return_token_ids", request.return_token_ids);
+  reader.read("return_tokens_as_token_ids", request.return_tokens_as_token_ids);
+  if (reader.find("add_special_tokens") != nullptr) {
+    bool value = true;
+    reader.read("add_special_tokens", value);
+    request.add_special_tokens = value;
+  }
+  if (reader.find("truncate_prompt_tokens") != nullptr) {
+    int64_t keep = 1;
+    reader.read("truncate_prompt_tokens", keep, 1, kMaxInt32);
+    request.truncate_prompt_tokens = keep;
+  }
+  if (reader.find("response_format") != nullptr) {
+    const Json* type = reader.find("response_format")->find("type");
+    if (type == nullptr || !type->is_string() || type->as_string() != "text")
+      reader.fail("response_format", "only {\"type\": \"text\"} is supported",
+                  ErrorCode::kUnsupported);
+  }
+  check_combinations(reader, request, limits);
+  if (!reader.ok()) return tl::unexpected(*reader.error());
+  return request;
+}
+
+}  // namespace nanoflow

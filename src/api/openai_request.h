@@ -1,0 +1,65 @@
+// OpenAI's completion and chat completion bodies, as vLLM extends them, parsed and checked. Nothing
+// here knows a tokenizer or a template: it is the request as its sender wrote it.
+#pragma once
+
+#include <cstdint>
+#include <optional>
+#include <string>
+#include <variant>
+#include <vector>
+
+#include "api/dataset.h"
+#include "base/json.h"
+#include "base/result.h"
+#include "engine/request.h"
+
+namespace nanoflow {
+
+/// A prompt as text or as token ids.
+using Prompt = std::variant<std::string, std::vector<int32_t>>;
+
+/// What bounds a body whatever the model is: keeps one request from taking the process's memory.
+struct RequestLimits {
+  int64_t max_prompts = 1024;  ///< in one completion body's list
+  int64_t max_choices = 128;   ///< n
+  int64_t max_stop_strings = 64;
+};
+
+struct OpenAiRequest {
+  Endpoint endpoint = Endpoint::kCompletions;
+  std::string model;            ///< "" when absent
+  std::vector<Prompt> prompts;  ///< completions only; at least one
+
+  Json messages;  ///< chat only: a non-empty array, checked by the template
+  Json tools;     ///< chat only: array or null
+  Json documents;
+  Json template_kwargs;  ///< chat_template_kwargs: object or null
+  bool add_generation_prompt = true;
+  bool continue_final_message = false;
+
+  SamplingParams sampling;  ///< eos ids and context length are the caller's to fill
+  bool has_max_tokens = false;
+  bool has_temperature = false;
+  bool has_top_p = false;
+  bool has_top_k = false;
+  bool has_min_p = false;
+  bool has_repetition_penalty = false;
+  int64_t n = 1;
+  std::vector<std::string> stop;
+  bool include_stop_str_in_output = false;
+  bool skip_special_tokens = true;
+  std::optional<bool> add_special_tokens;  ///< completions: default true; chat: default false
+  bool echo = false;
+  bool stream = false;
+  bool include_usage = false;
+  bool continuous_usage_stats = false;
+  bool return_token_ids = false;
+  bool return_tokens_as_token_ids = false;
+  std::optional<int64_t> truncate_prompt_tokens;
+};
+
+/// Parses a body. Errors name the field. Unknown fields are ignored, as clients expect.
+Result<OpenAiRequest> parse_openai_request(Endpoint endpoint, const Json& body,
+                                           const RequestLimits& limits = {});
+
+}  // namespace nanoflow

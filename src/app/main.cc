@@ -1,0 +1,46 @@
+// nanoflow: one binary, one file per subcommand. main() wires the command line and turns exceptions
+// into one line and an exit code: 0 done, 1 the environment or input failed, 2 bad usage, 130
+// interrupted.
+#include <cstdio>
+#include <exception>
+
+#include <fmt/format.h>
+#include <CLI/CLI.hpp>
+
+#include "app/commands.h"
+#include "app/signals.h"
+#include "base/error.h"
+#include "version.h"
+
+int main(int argc, char** argv) {
+  CLI::App app{"NanoFlow: throughput-oriented LLM serving with device-level pipelines", "nanoflow"};
+  app.set_version_flag("--version",
+                       fmt::format("nanoflow {} ({})", nanoflow::kVersion, nanoflow::kCommit));
+  app.require_subcommand(1);
+  app.footer(
+      "Examples:\n"
+      "  nanoflow generate --model ./SmolLM2 --prompt \"The capital of France is\"\n"
+      "  nanoflow run-batch -i prompts.jsonl -o answers.jsonl --model model.gguf\n"
+      "  nanoflow bench throughput --model ./Llama-3-8B --input-len 1024 --output-len 512\n"
+      "\"nanoflow COMMAND --help\" shows a command's options and examples.");
+  nanoflow::Command command;
+  nanoflow::add_generate(app, command);
+  nanoflow::add_run_batch(app, command);
+  nanoflow::add_bench(app, command);
+  nanoflow::add_pull(app, command);
+  nanoflow::add_inspect(app, command);
+  try {
+    app.parse(argc, argv);
+  } catch (const CLI::ParseError& error) {
+    return app.exit(error) == 0 ? 0 : 2;
+  }
+  nanoflow::install_signal_handlers();
+  try {
+    return command();
+  } catch (const nanoflow::EnvironmentError& error) {
+    fmt::print(stderr, "nanoflow: {}\n", error.what());
+  } catch (const std::bad_alloc&) {
+    fmt::print(stderr, "nanoflow: out of host memory\n");
+  }
+  return 1;
+}

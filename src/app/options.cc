@@ -1,0 +1,80 @@
+#include "app/options.h"
+
+#include <CLI/CLI.hpp>
+
+namespace nanoflow {
+
+void add_model_options(CLI::App& command, ModelOptions& o) {
+  const char* model = "Model";
+  command.add_option("-m,--model", o.model, "Folder, .gguf file, or hub id (org/name)")
+      ->envname("NANOFLOW_MODEL")
+      ->group(model);
+  command.add_option("--revision", o.revision, "Branch, tag or commit of a hub id")
+      ->capture_default_str()
+      ->group(model);
+  command
+      .add_option("--tokenizer", o.tokenizer,
+                  "Folder or .gguf with the tokenizer, if not the model's")
+      ->group(model);
+  command
+      .add_flag("--skip-tokenizer-init", o.skip_tokenizer_init,
+                "Serve token-id prompts only; the checkpoint needs no tokenizer")
+      ->group(model);
+  command.add_option("--chat-template", o.chat_template, "chatml, llama-2, or a Jinja file")
+      ->group(model);
+  command
+      .add_option("--load-format", o.load_format, "auto, or dummy: random weights for config.json")
+      ->check(CLI::IsMember({"auto", "dummy"}))
+      ->capture_default_str()
+      ->group(model);
+  command.add_option("--dtype", o.dtype, "Compute type; auto: the fastest of this device")
+      ->check(CLI::IsMember({"auto", "bfloat16", "float16", "float32"}))
+      ->capture_default_str()
+      ->group(model);
+
+  const char* engine = "Engine";
+  command.add_option("--device", o.device, "auto or cpu")
+      ->check(CLI::IsMember({"auto", "cpu"}))
+      ->capture_default_str()
+      ->group(engine);
+  command.add_option("--threads", o.threads, "CPU threads; 0: every core")
+      ->check(CLI::Range(0, 1024))
+      ->capture_default_str()
+      ->group(engine);
+  command
+      .add_option("--tensor-parallel-size,--tp", o.tensor_parallel_size,
+                  "Ranks that share the model")
+      ->check(CLI::Range(1, 64))
+      ->capture_default_str()
+      ->group(engine);
+  command
+      .add_option("--pipeline", o.pipeline,
+                  "sequential, nanobatch2, nanobatch4, overlap2, overlap3, or a spec file")
+      ->capture_default_str()
+      ->group(engine);
+  command
+      .add_option("--max-model-len", o.max_model_len,
+                  "Longest prompt + output, in tokens; 0: the model's")
+      ->check(CLI::NonNegativeNumber)
+      ->group(engine);
+  command
+      .add_option("--max-num-seqs", o.max_num_seqs, "Most sequences that run at once; 0: chosen")
+      ->check(CLI::NonNegativeNumber)
+      ->group(engine);
+  command
+      .add_option("--max-num-batched-tokens", o.max_num_batched_tokens, "Rows of a step; 0: chosen")
+      ->check(CLI::NonNegativeNumber)
+      ->group(engine);
+  command.add_option("--kv-cache-gib", o.kv_cache_gib, "Memory for the KV cache; 0: chosen")
+      ->check(CLI::NonNegativeNumber)
+      ->group(engine);
+  command
+      .add_flag("--reference-kernels", o.reference_kernels, "Slow, exact kernels (for checking)")
+      ->group(engine);
+  command.add_option("--seed", o.seed, "Seed of sampling without a request's own")
+      ->capture_default_str()
+      ->group(engine);
+  command.add_flag("-v,--verbose", o.verbose, "Log more")->group(engine);
+}
+
+}  // namespace nanoflow

@@ -1,0 +1,40 @@
+// Options that every command which runs a model shares, and how they are declared on the command
+// line.
+#pragma once
+
+#include <cstdint>
+#include <string>
+
+namespace CLI {
+class App;
+}
+
+namespace nanoflow {
+
+/// What the operator said; "" and 0 mean "choose for me". Which value that becomes is decided in
+/// one place (serving_stack.cc or EngineConfig) and printed in the start-up summary.
+struct ModelOptions {
+  std::string model;  ///< folder, .gguf file, or hub id "org/name"
+  std::string revision = "main";
+  std::string tokenizer;  ///< folder or .gguf; "": the model's own
+  bool skip_tokenizer_init = false;
+  std::string chat_template;         ///< built-in name or file; "": the model's own
+  std::string load_format = "auto";  ///< auto | dummy
+  std::string dtype = "auto";        ///< auto | bfloat16 | float16 | float32
+  std::string device = "auto";       ///< auto | cpu
+  int threads = 0;                   ///< CPU threads, 0: all cores
+  int tensor_parallel_size = 1;
+  std::string pipeline = "sequential";  ///< a generator's name or a spec file
+  int64_t max_model_len = 0;
+  int64_t max_num_seqs = 0;
+  int64_t max_num_batched_tokens = 0;
+  double kv_cache_gib = 0;
+  bool reference_kernels = false;
+  uint64_t seed = 0;
+  bool verbose = false;
+};
+
+/// Declares --model and the rest on `command`, grouped for --help.
+void add_model_options(CLI::App& command, ModelOptions& options);
+
+}  // namespace nanoflow

@@ -30,9 +30,11 @@ struct SmBudget {
 struct LaunchContext {
   LaneId lane = 0;
   SmBudget sm;
-  TensorView workspace;                ///< uint8, at least workspace_bytes(); placed by the plan
-  RowRange rows;                       ///< of the dense batch; rows >= header->num_rows are padding
-  const StepHeader* header = nullptr;  ///< device memory; null: every row is live
+  TensorView workspace;  ///< uint8, at least workspace_bytes(); placed by the plan
+  RowRange rows;         ///< of the dense batch; rows >= header->num_rows are padding
+  /// Device memory; null: every row is live. The sample graph's ops get a header of their own whose
+  /// num_rows counts samples.
+  const StepHeader* header = nullptr;
 };
 
 struct DeviceInfo {

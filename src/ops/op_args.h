@@ -226,15 +226,16 @@ struct SamplingRow {
   uint64_t seed = 0;     ///< noise is keyed on (seed, position, token): the same in any batch
   int32_t position = 0;  ///< position of the token that is being chosen
   int32_t target = -1;   ///< >= 0: no sampling, report this token's logprob (prompt logprobs, echo)
-  int32_t slot = -1;     ///< last_token[slot] = chosen token; -1: do not store
+  int32_t slot = -1;     ///< last_token[slot] = chosen token; -1, or a target: do not store
   int32_t pending_slot = -1;  ///< >= 0: last_token[pending_slot] also belongs to the output history
   int32_t history_begin = 0;  ///< prompt tokens are history[begin, output_begin)
   int32_t history_output_begin = 0;
   int32_t history_end = 0;  ///< output tokens are history[output_begin, end)
   int32_t bias_begin = 0;   ///< logit_bias entries [begin, end)
   int32_t bias_end = 0;
-  int32_t forbid_eos_begin =
-      0;  ///< bias entries [begin, bias_begin) are set to -infinity (min_tokens)
+  /// bias entries [forbid_eos_begin, bias_begin) are set to -infinity (min_tokens); equal to
+  /// bias_begin when there are none.
+  int32_t forbid_eos_begin = 0;
 };
 static_assert(sizeof(SamplingRow) % 8 == 0);
 
@@ -242,14 +243,19 @@ static_assert(sizeof(SamplingRow) % 8 == 0);
 inline constexpr int64_t kMaxTopLogprobs = 20;
 
 /// Picks a token per row: logit bias, penalties, then temperature, top-k, top-p, min-p, and
-/// argmax of scores + Gumbel noise keyed on (seed, position, token). Logprobs are those of the
-/// unmodified logits (log-softmax), as OpenAI's and vLLM's are.
+/// argmax of scores + Gumbel noise keyed on (seed, position, token) (ops/sampling_noise.h).
+/// Candidates are ordered by falling score, equal scores by rising id: top-k keeps the first k of
+/// them, top-p the shortest prefix whose probability (renormalised over the top-k) reaches top_p,
+/// min-p those of at least min_p times the best one's probability; the first is always kept.
+/// Temperature 0 picks the first. Logprobs and ranks are those of the unmodified logits
+/// (log-softmax), as OpenAI's and vLLM's are. A NaN logit counts as -infinity. A row that wants no
+/// logprobs (num_logprobs -1, no target) gets logprob 0, rank 0 and empty top entries.
 struct SampleArgs {
   TensorView ids;       ///< [N] int32
   TensorView logprobs;  ///< [N] float32, chosen (or target) token's
-  TensorView ranks;     ///< [N] int32, 0-based rank of that token among all
+  TensorView ranks;     ///< [N] int32, 0-based rank of that token (by falling logit, rising id)
   TensorView top_ids;   ///< [N, kMaxTopLogprobs] int32, by falling logprob; -1 behind the wanted
-  TensorView top_logprobs;  ///< [N, kMaxTopLogprobs] float32
+  TensorView top_logprobs;  ///< [N, kMaxTopLogprobs] float32; -infinity behind the wanted
   TensorView logits;        ///< [N, V] float32, may be overwritten
   StepInputs step;
   RowRange rows;  ///< rows of the sample graph that the views cover

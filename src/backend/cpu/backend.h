@@ -1,0 +1,87 @@
+// CpuBackend: the reference implementation of every op and its fast version, on lanes that are
+// threads. What runs on a lane is in lane.h; what an op computes is in reference.h and fast.h.
+#pragma once
+
+#include <functional>
+#include <memory>
+#include <vector>
+
+#include "backend/cpu/kernels.h"
+#include "backend/cpu/lane.h"
+#include "comm/communicator.h"
+#include "ops/backend.h"
+
+namespace nanoflow {
+
+struct CpuBackendOptions {
+  int threads = 0;                 ///< cores that one op may use; 0: all of this process
+  int lanes = 4;                   ///< see Backend::max_lanes
+  Communicator* comm = nullptr;    ///< outlives the backend; null: collectives of one rank
+  bool reference_kernels = false;  ///< plain loops whose rows have the same bits in any batch
+  int64_t page_size = 16;          ///< tokens per KV page
+};
+
+/// Backend on host memory. An exception thrown by a kernel or the communicator is kept; later work
+/// is skipped (events still fire) and synchronize() or synchronize_event() rethrows it.
+class CpuBackend final : public Backend {
+ public:
+  /// NANO_CHECKs options (at least one lane, non-negative threads, positive page size).
+  explicit CpuBackend(const CpuBackendOptions& options);
+  /// Runs what is queued, then joins the lanes. Does not throw.
+  ~CpuBackend() override;
+
+  [[nodiscard]] DeviceInfo device() const override;
+  [[nodiscard]] int max_lanes() const override { return static_cast<int>(lanes_.size()); }
+  Buffer allocate(int64_t bytes) override;
+  Buffer allocate_pinned(int64_t bytes) override;
+  [[nodiscard]] bool supports(const OpArgs& args) const override;
+  [[nodiscard]] int64_t workspace_bytes(const OpArgs& args,
+                                        const LaunchContext& ctx) const override;
+  OwnedWeight prepare_weight(const TensorView& weight, WeightUse use, int64_t experts) override;
+  [[nodiscard]] KvLayout kv_layout(const KvShape& shape) const override;
+
+  void launch(const OpArgs& args, const LaunchContext& ctx) override;
+  void copy(const TensorView& dst, const TensorView& src, LaneId lane) override;
+
+  EventId create_event() override;
+  void record(LaneId lane, EventId event) override;
+  void wait(LaneId lane, EventId event) override;
+  void synchronize_event(EventId event) override;
+
+  void begin_capture() override;
+  GraphId end_capture() override;
+  void replay(GraphId graph) override;
+
+  void synchronize() override;
+
+ private:
+  /// The position in a lane that an event's latest record marked; lane -1: never recorded.
+  struct Mark {
+    LaneId lane = -1;
+    int64_t position = 0;
+  };
+  /// One captured call.
+  struct Call {
+    enum class Kind : uint8_t { kWork, kRecord, kWait } kind = Kind::kWork;
+    LaneId lane = 0;
+    EventId event = -1;
+    std::function<void()> work;
+  };
+  using Graph = std::vector<Call>;
+
+  [[nodiscard]] cpu::Lane& lane(LaneId id);
+  [[nodiscard]] Mark& mark(EventId id);
+  void submit(LaneId lane_id, std::function<void()> work);
+  [[nodiscard]] std::function<void()> closure(const OpArgs& args, const LaunchContext& ctx);
+
+  const CpuBackendOptions options_;
+  const int threads_;
+  cpu::Failure failure_;
+  std::vector<Mark> marks_;
+  bool capturing_ = false;
+  Graph capture_;
+  std::vector<std::unique_ptr<Graph>> graphs_;     // addresses stay: lanes point into them
+  std::vector<std::unique_ptr<cpu::Lane>> lanes_;  // last, so joined before what they use
+};
+
+}  // namespace nanoflow

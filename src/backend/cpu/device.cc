@@ -1,0 +1,111 @@
+#include "backend/cpu/device.h"
+
+#include <sched.h>
+
+#include <algorithm>
+#include <cmath>
+#include <fstream>
+#include <limits>
+#include <optional>
+#include <sstream>
+#include <string>
+#include <thread>
+
+#include <fmt/format.h>
+
+namespace nanoflow::cpu {
+namespace {
+
+std::string read_text(const std::filesystem::path& path) {
+  std::ifstream file(path);
+  std::stringstream text;
+  text << file.rdbuf();
+  return text.str();
+}
+
+/// The first number of a file; nullopt when there is none ("max", missing file).
+std::optional<int64_t> read_number(const std::filesystem::path& path) {
+  std::ifstream file(path);
+  int64_t value = 0;
+  if (file >> value) return value;
+  return std::nullopt;
+}
+
+/// Bytes of a line "Key:   123 kB" of /proc/meminfo; 0 when it is missing.
+int64_t meminfo_bytes(const std::string& meminfo, const std::string& key) {
+  const size_t at = meminfo.find(key + ":");
+  if (at == std::string::npos) return 0;
+  return std::atoll(meminfo.c_str() + at + key.size() + 1) * 1024;
+}
+
+/// Memory limit and use of this process's cgroup (version 2, then version 1).
+struct MemoryLimit {
+  int64_t limit = std::numeric_limits<int64_t>::max();
+  int64_t used = 0;
+};
+
+MemoryLimit cgroup_memory(const std::filesystem::path& root) {
+  const std::filesystem::path v2 = root / "sys/fs/cgroup", v1 = v2 / "memory";
+  MemoryLimit memory;
+  if (const auto limit = read_number(v2 / "memory.max")) {
+    memory = {*limit, read_number(v2 / "memory.current").value_or(0)};
+  } else if (const auto old_limit = read_number(v1 / "memory.limit_in_bytes")) {
+    memory = {*old_limit, read_number(v1 / "memory.usage_in_bytes").value_or(0)};
+  }
+  return memory;
+}
+
+/// Cores that the cgroup's CPU quota pays for, rounded up; a large number without a quota.
+int quota_cores(const std::filesystem::path& root) {
+  const std::filesystem::path v2 = root / "sys/fs/cgroup/cpu.max", v1 = root / "sys/fs/cgroup/cpu";
+  double quota = -1, period = -1;
+  std::ifstream file(v2);
+  if (!(file >> quota >> period)) {
+    quota = static_cast<double>(read_number(v1 / "cpu.cfs_quota_us").value_or(-1));
+    period = static_cast<double>(read_number(v1 / "cpu.cfs_period_us").value_or(-1));
+  }
+  if (quota <= 0 || period <= 0) return std::numeric_limits<int>::max();
+  return std::max(1, static_cast<int>(std::ceil(quota / period)));
+}
+
+std::string cpu_name(const std::filesystem::path& root) {
+  std::istringstream cpuinfo(read_text(root / "proc/cpuinfo"));
+  for (std::string line; std::getline(cpuinfo, line);) {
+    if (!line.starts_with("model name")) continue;
+    const size_t colon = line.find(": ");
+    if (colon != std::string::npos) return line.substr(colon + 2);
+  }
+  return "CPU";
+}
+
+bool has_fast_bf16(const std::filesystem::path& root) {
+  const std::string cpuinfo = read_text(root / "proc/cpuinfo");
+  return cpuinfo.find(" avx512_bf16") != std::string::npos ||
+         cpuinfo.find(" amx_bf16") != std::string::npos;
+}
+
+}  // namespace
+
+int usable_cores(const std::filesystem::path& root) {
+  cpu_set_t set;
+  CPU_ZERO(&set);
+  const int allowed = sched_getaffinity(0, sizeof(set), &set) == 0
+                          ? CPU_COUNT(&set)
+                          : static_cast<int>(std::thread::hardware_concurrency());
+  return std::max(1, std::min(allowed, quota_cores(root)));
+}
+
+DeviceInfo read_device_info(const std::filesystem::path& root) {
+  const std::string meminfo = read_text(root / "proc/meminfo");
+  const MemoryLimit limit = cgroup_memory(root);
+  DeviceInfo info;
+  info.num_sms = usable_cores(root);
+  info.name = fmt::format("{} ({} cores)", cpu_name(root), info.num_sms);
+  info.memory_bytes = std::min(meminfo_bytes(meminfo, "MemTotal"), limit.limit);
+  info.free_bytes = std::min(meminfo_bytes(meminfo, "MemAvailable"),
+                             std::max<int64_t>(0, limit.limit - limit.used));
+  info.preferred_dtype = has_fast_bf16(root) ? DType::kBF16 : DType::kF32;
+  return info;
+}
+
+}  // namespace nanoflow::cpu

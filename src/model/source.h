@@ -44,10 +44,19 @@ std::unique_ptr<CheckpointSource> open_safetensors_source(const std::filesystem:
 std::unique_ptr<CheckpointSource> open_gguf_source(const std::filesystem::path& file,
                                                    const ModelConfig& config);
 
-/// Made-up weights: matrices from N(0, 0.02) with all mantissa bits in use, norms 1, biases 0.
+/// How make_dummy_source draws values. The defaults are what `--load-format dummy` serves with.
+struct DummyOptions {
+  uint64_t seed = 0;
+  double matrix_deviation = 0.02;  ///< as transformers' initializer_range
+  double norm_deviation = 0;       ///< norms are 1 plus this
+  double bias_deviation = 0;
+};
+
+/// Made-up weights: normal values with all mantissa bits in use, as timings and power need.
 /// Every element depends on (seed, tensor name, row, column) alone, so a shard is the same at any
 /// tp_size.
-std::unique_ptr<CheckpointSource> make_dummy_source(const ModelConfig& config, uint64_t seed);
+std::unique_ptr<CheckpointSource> make_dummy_source(const ModelConfig& config,
+                                                    const DummyOptions& options = {});
 
 /// open_gguf_source for a .gguf file, open_safetensors_source for a folder.
 std::unique_ptr<CheckpointSource> open_checkpoint(const std::filesystem::path& model,

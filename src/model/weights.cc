@@ -1,0 +1,240 @@
+#include "model/weights.h"
+
+#include <algorithm>
+#include <atomic>
+#include <cmath>
+#include <cstring>
+#include <exception>
+#include <mutex>
+#include <thread>
+
+#include <fmt/format.h>
+#include <fmt/ranges.h>
+
+#include "base/error.h"
+#include "model/convert.h"
+#include "model/weight_plan.h"
+
+namespace nanoflow {
+namespace {
+
+/// Rows of one piece, about as many bytes as a core converts in a millisecond: enough chunks for
+/// all threads, few enough that handing them out costs nothing.
+struct Chunk {
+  const WeightPiece* piece;
+  int64_t row_begin;
+  int64_t rows;
+};
+constexpr int64_t kChunkElements = 1 << 20;
+
+std::vector<Chunk> cut_into_chunks(const WeightSpec& spec) {
+  std::vector<Chunk> chunks;
+  for (const WeightPiece& piece : spec.pieces) {
+    const int64_t step = std::max<int64_t>(1, kChunkElements / std::max<int64_t>(1, piece.cols));
+    for (int64_t row = 0; row < piece.rows; row += step)
+      chunks.push_back({&piece, row, std::min(step, piece.rows - row)});
+  }
+  return chunks;
+}
+
+/// Calls task(0) ... task(count - 1) on up to `num_threads` threads; rethrows the first exception.
+void parallel_for(size_t count, int num_threads, const std::function<void(size_t)>& task) {
+  std::atomic<size_t> next{0};
+  std::mutex mutex;
+  std::exception_ptr failure;
+  const auto work = [&] {
+    try {
+      for (size_t i = next++; i < count; i = next++) task(i);
+    } catch (...) {
+      next = count;
+      const std::lock_guard lock(mutex);
+      if (!failure) failure = std::current_exception();
+    }
+  };
+  const size_t helpers = std::min(count, static_cast<size_t>(std::max(1, num_threads))) - 1;
+  std::vector<std::jthread> threads;
+  for (size_t i = 0; count > 0 && i < helpers; ++i) threads.emplace_back(work);
+  work();
+  threads.clear();
+  if (failure) std::rethrow_exception(failure);
+}
+
+}  // namespace
+
+/// Assembles one weight after the other in host memory and hands it to the backend.
+class WeightLoader {
+ public:
+  WeightLoader(WeightStore& store, const ModelConfig& config, const CheckpointSource& source,
+               Backend& backend, const LoadOptions& options)
+      : store_(store), config_(config), source_(source), backend_(backend), options_(options) {}
+
+  void load() {
+    const std::vector<WeightSpec> specs = plan_weights(config_, options_.tp_rank, options_.tp_size);
+    check_shapes(specs);
+    for (const WeightSpec& spec : specs) bytes_total_ += spec_bytes(spec);
+    const bool may_share = config_.tie_word_embeddings && options_.tp_size == 1;
+    if (may_share) bytes_total_ -= spec_bytes(specs.front());
+    // Globals come first, the widest of them before anything else is resident, so that their
+    // assembled copies do not add to the peak.
+    for (const WeightSpec& spec : specs) {
+      if (may_share && spec.name == "embed") continue;
+      load_one(spec);
+      if (may_share && spec.name == "lm_head") share_head(specs.front());
+    }
+    load_rope_table();
+  }
+
+ private:
+  [[nodiscard]] int64_t spec_bytes(const WeightSpec& spec) const {
+    return spec.elements() * dtype_size(options_.dtype);
+  }
+
+  /// Before anything is read, so that a wrong checkpoint fails in milliseconds.
+  void check_shapes(const std::vector<WeightSpec>& specs) const {
+    for (const WeightSpec& spec : specs) {
+      for (const WeightPiece& piece : spec.pieces) {
+        const std::vector<int64_t> found = source_.shape(piece.tensor);
+        if (found != piece.shape)
+          throw FormatError(
+              source_.description(),
+              fmt::format("tensor {} has shape [{}], but the configuration asks for "
+                          "[{}]",
+                          piece.tensor, fmt::join(found, ", "), fmt::join(piece.shape, ", ")));
+      }
+    }
+  }
+
+  /// A view of [rows, cols] in the staging buffer, which keeps its size while layers repeat.
+  TensorView stage(int64_t rows, int64_t cols, DType dtype) {
+    const int64_t bytes = rows * cols * dtype_size(dtype);
+    if (staging_.size() < bytes) {
+      staging_ = Buffer();  // first, so that two never exist
+      staging_ = allocate_host(bytes);
+    }
+    return staging_.view(dtype, {rows, cols});
+  }
+
+  void load_one(const WeightSpec& spec) {
+    TensorView host = stage(spec.rows, spec.cols, options_.dtype);
+    int64_t covered = 0;
+    for (const WeightPiece& piece : spec.pieces) covered += piece.rows * piece.cols;
+    if (covered < spec.elements())
+      std::memset(host.data(), 0, static_cast<size_t>(host.size_bytes()));
+    const std::vector<Chunk> chunks = cut_into_chunks(spec);
+    parallel_for(chunks.size(), options_.num_threads, [&](size_t i) {
+      const Chunk& chunk = chunks[i];
+      const WeightPiece& piece = *chunk.piece;
+      const int64_t out_row = piece.out_row + chunk.row_begin;
+      const TensorView out = host.slice_rows(out_row, out_row + chunk.rows)
+                                 .slice_cols(piece.out_col, piece.out_col + piece.cols);
+      source_.read(piece.tensor, piece.row_begin + chunk.row_begin, piece.col_begin, out);
+    });
+    for (const WeightPiece& piece : spec.pieces) source_.drop(piece.tensor);
+    if (spec.is_vector()) host = TensorView(host.data(), options_.dtype, {spec.cols});
+    keep(spec.name, spec.layer, backend_.prepare_weight(host, spec.use, spec.experts));
+    if (staging_.size() > kKeepStagingBytes) staging_ = Buffer();
+    advance(spec_bytes(spec));
+  }
+
+  /// Tied embeddings: the head's bytes serve as the embedding if the backend left them row-major.
+  void share_head(const WeightSpec& embed) {
+    const PackedWeight head = store_.weight("lm_head", -1);
+    if (head.layout == 0 && head.handle == nullptr && head.scale.empty()) {
+      store_.by_name_[{-1, embed.name}] = head;
+    } else {
+      bytes_total_ += spec_bytes(embed);
+      load_one(embed);
+    }
+  }
+
+  void load_rope_table() {
+    const int64_t positions =
+        options_.max_positions > 0 ? options_.max_positions : config_.max_position_embeddings;
+    const std::vector<double> frequencies = scaled_frequencies();
+    const auto half = static_cast<int64_t>(frequencies.size());
+    const TensorView table = stage(positions, 2 * half, DType::kF32);
+    parallel_for(
+        static_cast<size_t>((positions + 1023) / 1024), options_.num_threads, [&](size_t block) {
+          const int64_t begin = static_cast<int64_t>(block) * 1024;
+          for (int64_t p = begin; p < std::min(begin + 1024, positions); ++p) {
+            auto* row = table.row<float>(p);
+            for (int64_t i = 0; i < half; ++i) {
+              const double angle = static_cast<double>(p) * frequencies[static_cast<size_t>(i)];
+              row[i] = static_cast<float>(std::cos(angle));
+              row[half + i] = static_cast<float>(std::sin(angle));
+            }
+          }
+        });
+    keep("cos_sin", -1, backend_.prepare_weight(table, WeightUse::kTable));
+  }
+
+  /// GGUF files carry Llama 3.1's scaling as a divisor per frequency instead of as parameters.
+  [[nodiscard]] std::vector<double> scaled_frequencies() const {
+    std::vector<double> frequencies = rope_inverse_frequencies(config_);
+    const std::string name = "rope_freqs.weight";
+    if (!source_.contains(name)) return frequencies;
+    const auto size = static_cast<int64_t>(frequencies.size());
+    if (source_.shape(name) != std::vector<int64_t>{size})
+      throw FormatError(source_.description(),
+                        fmt::format("tensor {} has shape [{}], but head_dim {} asks for [{}]", name,
+                                    fmt::join(source_.shape(name), ", "), config_.head_dim, size));
+    std::vector<float> divisors(frequencies.size());
+    source_.read(name, 0, 0, TensorView(divisors.data(), DType::kF32, {1, size}));
+    for (size_t i = 0; i < divisors.size(); ++i) {
+      if (!(divisors[i] > 0) || std::isinf(divisors[i]))
+        throw FormatError(source_.description(),
+                          fmt::format("tensor {} has the value {}", name, divisors[i]));
+      frequencies[i] /= static_cast<double>(divisors[i]);
+    }
+    return frequencies;
+  }
+
+  void keep(const std::string& name, int layer, OwnedWeight weight) {
+    store_.bytes_by_name_[name] += weight.storage.size();
+    OwnedWeight& owned = store_.owned_[{layer, name}];
+    owned = std::move(weight);
+    store_.by_name_[{layer, name}] = owned.packed;
+  }
+
+  void advance(int64_t bytes) {
+    bytes_done_ += bytes;
+    if (options_.progress) options_.progress(bytes_done_, bytes_total_);
+  }
+
+  // Above this a staging buffer is given back after use: embeddings are that large, layers'
+  // matrices of models that fit one machine's memory rarely are.
+  static constexpr int64_t kKeepStagingBytes = int64_t{256} << 20;
+
+  WeightStore& store_;
+  const ModelConfig& config_;
+  const CheckpointSource& source_;
+  Backend& backend_;
+  const LoadOptions& options_;
+  Buffer staging_;
+  int64_t bytes_done_ = 0;
+  int64_t bytes_total_ = 0;
+};
+
+WeightStore::WeightStore(const ModelConfig& config, const CheckpointSource& source,
+                         Backend& backend, const LoadOptions& options) {
+  NANO_CHECK(is_weight_dtype(options.dtype), "weights in {}", dtype_name(options.dtype));
+  WeightLoader(*this, config, source, backend, options).load();
+}
+
+PackedWeight WeightStore::weight(std::string_view name, int layer) const {
+  const auto found = by_name_.find(std::pair<int, std::string>(layer, name));
+  NANO_CHECK(found != by_name_.end(), "no weight {} of layer {}", name, layer);
+  return found->second;
+}
+
+bool WeightStore::contains(std::string_view name, int layer) const {
+  return by_name_.contains(std::pair<int, std::string>(layer, name));
+}
+
+int64_t WeightStore::bytes() const {
+  int64_t total = 0;
+  for (const auto& [name, bytes] : bytes_by_name_) total += bytes;
+  return total;
+}
+
+}  // namespace nanoflow

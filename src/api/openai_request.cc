@@ -14,6 +14,7 @@ namespace nanoflow {
 namespace {
 
 constexpr int32_t kMaxInt32 = std::numeric_limits<int32_t>::max();
+constexpr int64_t kMaxLogprobs = 20;  // OpenAI's limit, and the engine's
 
 /// [1, 2, 3] as token ids; nullopt (after reader.fail) when an element is no id.
 std::optional<std::vector<int32_t>> token_ids(FieldReader& reader, const Json& list) {
@@ -84,7 +85,7 @@ void read_logit_bias(FieldReader& reader, SamplingParams& sampling) {
 /// A field that clients write as -1 for "off" where the engine says 0.
 void read_top_k(FieldReader& reader, SamplingParams& sampling) {
   reader.read("top_k", sampling.top_k, -1, kMaxInt32);
-  sampling.top_k = std::max(sampling.top_k, 0);
+  sampling.top_k = std::max<int64_t>(sampling.top_k, 0);
 }
 
 void read_seed(FieldReader& reader, SamplingParams& sampling) {
@@ -100,25 +101,23 @@ void read_max_tokens(FieldReader& reader, OpenAiRequest& request) {
   const char* key = chat && reader.find("max_completion_tokens") != nullptr
                         ? "max_completion_tokens"
                         : "max_tokens";
-  request.has_max_tokens = reader.find(key) != nullptr;
-  reader.read(key, request.sampling.max_tokens, 0, kMaxInt32);
-  if (!chat && !request.has_max_tokens) {
-    constexpr int32_t kCompletionsDefault = 16;  // OpenAI's and vLLM's default of this endpoint
-    request.sampling.max_tokens = kCompletionsDefault;
-    request.has_max_tokens = true;
+  if (reader.find(key) != nullptr) {
+    int64_t max_tokens = 0;
+    reader.read(key, max_tokens, 0, kMaxInt32);
+    request.sampling.max_tokens = max_tokens;
   }
+  if (request.sampling.max_tokens == 0 && !request.echo)
+    reader.fail(key, "must be at least 1, or 0 together with \"echo\": true");
+  if (request.sampling.max_tokens.has_value() &&
+      request.sampling.min_tokens > *request.sampling.max_tokens)
+    reader.fail("min_tokens",
+                fmt::format("must be at most {} ({}), got {}", key, *request.sampling.max_tokens,
+                            request.sampling.min_tokens));
 }
 
 void read_sampling(FieldReader& reader, OpenAiRequest& request) {
   SamplingParams& s = request.sampling;
-  const auto given = [&](std::string_view key) { return reader.find(key) != nullptr; };
-  request.has_temperature = given("temperature");
-  request.has_top_p = given("top_p");
-  request.has_top_k = given("top_k");
-  request.has_min_p = given("min_p");
-  request.has_repetition_penalty = given("repetition_penalty");
   constexpr double kTiny = 1e-6;  // the open end of (0, 1]
-  s.temperature = 1;              // OpenAI's default
   reader.read("temperature", s.temperature, 0, 100);
   reader.read("top_p", s.top_p, kTiny, 1);
   read_top_k(reader, s);
@@ -131,19 +130,19 @@ void read_sampling(FieldReader& reader, OpenAiRequest& request) {
   reader.read("min_tokens", s.min_tokens, 0, kMaxInt32);
   reader.read("ignore_eos", s.ignore_eos);
   reader.read("stop_token_ids", s.stop_token_ids, 0, kMaxInt32);
-  reader.read("priority", s.priority, std::numeric_limits<int32_t>::min(), kMaxInt32);
-  reader.read("prompt_logprobs", s.prompt_logprobs, 0, static_cast<int32_t>(kMaxTopLogprobs));
+  reader.read("priority", s.priority, -kMaxInt32, kMaxInt32);
+  reader.read("prompt_logprobs", s.prompt_logprobs, 0, kMaxLogprobs);
 }
 
 /// Completions: "logprobs": n. Chat: "logprobs": true and "top_logprobs": n.
 void read_logprobs(FieldReader& reader, OpenAiRequest& request) {
-  const auto most = static_cast<int32_t>(kMaxTopLogprobs);
+  constexpr int64_t most = kMaxLogprobs;
   if (request.endpoint == Endpoint::kCompletions) {
     reader.read("logprobs", request.sampling.logprobs, 0, most);
     return;
   }
   bool wanted = false;
-  int32_t top = 0;
+  int64_t top = 0;
   reader.read("logprobs", wanted);
   reader.read("top_logprobs", top, 0, most);
   if (!wanted && reader.find("top_logprobs") != nullptr && top > 0)
@@ -195,25 +194,27 @@ void check_combinations(FieldReader& reader, const OpenAiRequest& request,
     reader.fail("stop", fmt::format("at most {} stop strings", limits.max_stop_strings));
   for (const std::string& stop : request.stop)
     if (stop.empty()) reader.fail("stop", "a stop string must not be empty");
-  const SamplingParams& s = request.sampling;
-  if (request.has_max_tokens && s.max_tokens == 0 && !request.echo)
-    reader.fail("max_tokens", "must be at least 1, or 0 together with \"echo\": true");
-  if (request.has_max_tokens && s.min_tokens > s.max_tokens)
-    reader.fail("min_tokens",
-                fmt::format("must be at most max_tokens ({}), got {}", s.max_tokens, s.min_tokens));
-  if (request.stream && s.prompt_logprobs >= 0)
+  if (request.stream && request.sampling.prompt_logprobs >= 0)
     reader.fail("prompt_logprobs", "cannot be combined with \"stream\": true");
 }
 
 }  // namespace
 
 Result<OpenAiRequest> parse_openai_request(Endpoint endpoint, const Json& body,
+                                           const SamplingDefaults& defaults,
                                            const RequestLimits& limits) {
   if (!body.is_object())
     return fail(ErrorCode::kInvalidArgument,
                 fmt::format("the body must be a JSON object, not {}", body.type_name()));
   OpenAiRequest request;
   request.endpoint = endpoint;
+  request.sampling.temperature = defaults.temperature;
+  request.sampling.top_p = defaults.top_p;
+  request.sampling.top_k = defaults.top_k;
+  request.sampling.min_p = defaults.min_p;
+  request.sampling.repetition_penalty = defaults.repetition_penalty;
+  if (endpoint == Endpoint::kCompletions)
+    request.sampling.max_tokens = defaults.completion_max_tokens;
   FieldReader reader(body);
   reader.read("model", request.model);
   if (endpoint == Endpoint::kChatCompletions) {

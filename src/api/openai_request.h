@@ -37,13 +37,7 @@ struct OpenAiRequest {
   bool add_generation_prompt = true;
   bool continue_final_message = false;
 
-  SamplingParams sampling;  ///< eos ids and context length are the caller's to fill
-  bool has_max_tokens = false;
-  bool has_temperature = false;
-  bool has_top_p = false;
-  bool has_top_k = false;
-  bool has_min_p = false;
-  bool has_repetition_penalty = false;
+  SamplingParams sampling;
   int64_t n = 1;
   std::vector<std::string> stop;
   bool include_stop_str_in_output = false;
@@ -58,8 +52,21 @@ struct OpenAiRequest {
   std::optional<int64_t> truncate_prompt_tokens;
 };
 
+/// Values that a checkpoint's generation_config.json recommends, for fields that a body leaves out.
+struct SamplingDefaults {
+  double temperature = 1;
+  double top_p = 1;
+  int64_t top_k = 0;
+  double min_p = 0;
+  double repetition_penalty = 1;
+  /// max_tokens of completions without one (OpenAI's and vLLM's default of that endpoint is 16);
+  /// chat without one runs to the end of the context.
+  int64_t completion_max_tokens = 16;
+};
+
 /// Parses a body. Errors name the field. Unknown fields are ignored, as clients expect.
 Result<OpenAiRequest> parse_openai_request(Endpoint endpoint, const Json& body,
+                                           const SamplingDefaults& defaults = {},
                                            const RequestLimits& limits = {});
 
 }  // namespace nanoflow

@@ -1,0 +1,180 @@
+// Every model family against transformers' logits, at every position, on the CPU backend: prompts
+// whole, in chunks, token by token, mixed in one batch, padded, cut into nano-batches, on two
+// ranks.
+#include <algorithm>
+#include <cmath>
+#include <thread>
+
+#include <gtest/gtest.h>
+
+#include "parity/golden.h"
+#include "parity/sequential_model.h"
+
+namespace nanoflow {
+namespace {
+
+std::unique_ptr<CheckpointSource> open_weights(const GoldenModel& golden,
+                                               const ModelConfig& config) {
+  return make_dummy_source(config, golden.weights);
+}
+
+struct Loaded {
+  explicit Loaded(const std::string& name)
+      : config(read_model_config(golden_folder(name))),
+        golden(read_golden_model(name, config.vocab_size)),
+        source(open_weights(golden, config)) {}
+  ModelConfig config;
+  GoldenModel golden;
+  std::unique_ptr<CheckpointSource> source;
+};
+
+void expect_equal_within_bound(const ModelConfig& config, DType act, const std::vector<float>& got,
+                               const std::vector<float>& want) {
+  const LogitsComparison result = compare_logits(config, act, got, want);
+  EXPECT_EQ(result.rows_out_of_bound, 0) << result.first_failure;
+  EXPECT_EQ(result.argmax_differs, 0);
+  testing::Test::RecordProperty("worst_ratio", std::to_string(result.worst_ratio));
+  testing::Test::RecordProperty("near_ties", std::to_string(result.near_ties));
+  // Tiny random models have small margins; in float32 their ties must still be rare.
+  if (act == DType::kF32) {
+    EXPECT_LE(result.near_ties, 1 + result.rows / 100);
+  }
+}
+
+class FamilyParity : public testing::TestWithParam<std::string> {
+ protected:
+  Loaded model{GetParam()};
+
+  std::vector<float> run_whole(SequentialModel& runner, size_t prompt) {
+    return runner.step({}, {{static_cast<int>(prompt), 0, model.golden.prompts[prompt]}});
+  }
+};
+
+TEST_P(FamilyParity, WholePrompts) {
+  SequentialModel runner(model.config, *model.source, {});
+  for (size_t i = 0; i < model.golden.prompts.size(); ++i)
+    expect_equal_within_bound(model.config, DType::kF32, run_whole(runner, i),
+                              model.golden.logits[i]);
+}
+
+TEST_P(FamilyParity, FastKernels) {
+  SequentialModel runner(model.config, *model.source, {.reference_kernels = false});
+  for (size_t i = 0; i < model.golden.prompts.size(); ++i)
+    expect_equal_within_bound(model.config, DType::kF32, run_whole(runner, i),
+                              model.golden.logits[i]);
+}
+
+// The reference kernels' rows do not depend on the batch, so everything below is bit for bit.
+TEST_P(FamilyParity, ChunksAndDecodesInMixedBatchesEqualWholePrompts) {
+  SequentialModel whole(model.config, *model.source, {});
+  const std::vector<float> want_a = run_whole(whole, 3);
+  const std::vector<float> want_b = run_whole(whole, 2);
+  const std::vector<int32_t>& a = model.golden.prompts[3];
+  const std::vector<int32_t>& b = model.golden.prompts[2];
+  SequentialModel runner(model.config, *model.source, {.padding = 3});
+  const auto part = [](int seq, const std::vector<int32_t>& ids, int64_t begin, int64_t end) {
+    return ModelChunk{seq, static_cast<int32_t>(begin), {ids.begin() + begin, ids.begin() + end}};
+  };
+  std::vector<float> got_a, got_b;
+  const auto keep = [&](const std::vector<float>& logits, int64_t rows_b) {
+    const auto split = logits.begin() + rows_b * model.config.vocab_size;
+    got_b.insert(got_b.end(), logits.begin(), split);
+    got_a.insert(got_a.end(), split, logits.end());
+  };
+  // b's first 4 tokens; then b decodes while a is prefilled in chunks of 5.
+  keep(runner.step({}, {part(1, b, 0, 4)}), 4);
+  for (int64_t i = 0; i < static_cast<int64_t>(a.size()); i += 5) {
+    const int64_t end = std::min<int64_t>(i + 5, static_cast<int64_t>(a.size()));
+    const int64_t at = 4 + i / 5;
+    keep(runner.step({part(1, b, at, at + 1)}, {part(0, a, i, end)}), 1);
+  }
+  EXPECT_EQ(got_a, want_a);
+  EXPECT_EQ(got_b, std::vector<float>(want_b.begin(),
+                                      want_b.begin() + static_cast<int64_t>(got_b.size())));
+}
+
+TEST_P(FamilyParity, NanoBatchesEqualWholeBatches) {
+  const std::vector<ModelChunk> prefills = {{0, 0, model.golden.prompts[3]},
+                                            {1, 0, model.golden.prompts[2]}};
+  SequentialModel whole(model.config, *model.source, {});
+  SequentialModel cut(model.config, *model.source, {.cuts = {1, 20, 38}});
+  EXPECT_EQ(cut.step({}, prefills), whole.step({}, prefills));
+}
+
+TEST_P(FamilyParity, TwoRanksEqualOneWithinBound) {
+  if (model.config.num_attention_heads % 2 != 0) GTEST_SKIP() << "heads do not divide";
+  const auto group = make_in_process_group(2);
+  std::vector<float> got[2];
+  {
+    std::vector<std::jthread> ranks;
+    for (int rank = 0; rank < 2; ++rank)
+      ranks.emplace_back([&, rank] {
+        SequentialModel runner(
+            model.config, *model.source,
+            {.tp_rank = rank, .tp_size = 2, .comm = group[static_cast<size_t>(rank)].get()});
+        got[rank] = run_whole(runner, 3);
+      });
+  }
+  EXPECT_EQ(got[0], got[1]);
+  expect_equal_within_bound(model.config, DType::kF32, got[0], model.golden.logits[3]);
+}
+
+TEST_P(FamilyParity, SixteenBitActivations) {
+  // A chosen expert that changes with rounding changes logits by more than rounding does.
+  if (model.config.is_moe()) GTEST_SKIP() << "routing is discontinuous";
+  for (const DType act : {DType::kBF16, DType::kF16}) {
+    SequentialModel runner(model.config, *model.source, {.act = act});
+    expect_equal_within_bound(model.config, act, run_whole(runner, 3), model.golden.logits[3]);
+  }
+}
+
+std::string test_name(const testing::TestParamInfo<std::string>& info) {
+  return info.param;
+}
+
+INSTANTIATE_TEST_SUITE_P(Dummy, FamilyParity,
+                         testing::Values("llama_tied_d64", "llama_mha_d80", "llama3_gqa4_d128",
+                                         "llama3_gqa8_d64", "llama_linear_bias", "mistral_window",
+                                         "mistral_full_d128", "qwen2_tied", "qwen2_window",
+                                         "qwen2_window_types", "qwen3_tied_d128", "qwen3_bias_d64",
+                                         "mixtral_e4", "mixtral_e8_window"),
+                         test_name);
+
+// The comparison itself must notice what it is there for.
+TEST(CompareLogits, PlantedErrorsOfBothSignsAreFound) {
+  const Loaded model("llama_tied_d64");
+  const std::vector<float>& want = model.golden.logits[3];
+  EXPECT_EQ(compare_logits(model.config, DType::kF32, want, want).rows_out_of_bound, 0);
+  for (const double sign : {-1.0, 1.0}) {
+    for (const double size : {0.5, 1.5}) {
+      std::vector<float> got = want;
+      const auto vocab = static_cast<size_t>(model.config.vocab_size);
+      const size_t row = got.size() / vocab - 1;
+      double largest = 0;
+      for (size_t i = row * vocab; i < got.size(); ++i)
+        largest = std::max(largest, std::abs(double{want[i]}));
+      const double bound = logits_bound(model.config, DType::kF32, largest);
+      got.back() += static_cast<float>(sign * size * bound);
+      const LogitsComparison result = compare_logits(model.config, DType::kF32, got, want);
+      EXPECT_EQ(result.rows_out_of_bound, size > 1 ? 1 : 0);
+      EXPECT_NEAR(result.worst_ratio, size, 0.1);
+    }
+  }
+  std::vector<float> nan = want;
+  nan[0] = NAN;
+  EXPECT_EQ(compare_logits(model.config, DType::kF32, nan, want).rows_out_of_bound, 1);
+}
+
+TEST(CompareLogits, AWrongArgmaxIsFoundAndATieIsCounted) {
+  ModelConfig config = Loaded("llama_tied_d64").config;
+  config.vocab_size = 3;
+  const LogitsComparison wrong = compare_logits(config, DType::kF32, {1, 2, 0}, {2, 1, 0});
+  EXPECT_EQ(wrong.argmax_differs, 1);
+  const LogitsComparison tie =
+      compare_logits(config, DType::kF32, {1, 1.00001F, 0}, {1.00001F, 1, 0});
+  EXPECT_EQ(tie.argmax_differs, 0);
+  EXPECT_EQ(tie.near_ties, 1);
+}
+
+}  // namespace
+}  // namespace nanoflow

@@ -21,6 +21,11 @@ namespace nanoflow {
 /// Names a request while it is in flight; chosen by the caller (0: the engine chooses).
 using RequestId = uint64_t;
 
+/// Most entries of logit_bias, stop_token_ids and eos_token_ids of one request: memory for them is
+/// set aside per sequence at start.
+inline constexpr size_t kMaxLogitBias = 1024;
+inline constexpr size_t kMaxStopTokenIds = 128;
+
 /// How output tokens are chosen and when they end. Names and meanings are OpenAI's and vLLM's.
 struct SamplingParams {
   std::optional<int64_t> max_tokens;  ///< output tokens at most; unset: what the context leaves;

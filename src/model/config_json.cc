@@ -195,6 +195,18 @@ void refuse_unsupported(const Fields& fields) {
                       fmt::format("{} is not supported; 1 is", partial));
 }
 
+void read_head_dim(const Fields& fields, const FamilyDefaults& defaults, ModelConfig& config) {
+  constexpr int64_t kDerived = std::numeric_limits<int64_t>::min();
+  const int64_t absent = defaults.head_dim > 0 ? defaults.head_dim : kDerived;
+  config.head_dim = fields.integer_or("head_dim", absent, kDerived);
+  if (config.head_dim != kDerived || config.num_attention_heads < 1) return;
+  if (config.hidden_size % config.num_attention_heads != 0)
+    throw ConfigError("config.json num_attention_heads",
+                      fmt::format("{} does not divide hidden_size {}, and head_dim is missing",
+                                  config.num_attention_heads, config.hidden_size));
+  config.head_dim = config.hidden_size / config.num_attention_heads;
+}
+
 std::string read_architecture(const Fields& fields) {
   const Json* list = fields.find("architectures");
   if (list == nullptr) throw ConfigError(fields.name("architectures"), "is missing");
@@ -242,14 +254,7 @@ ModelConfig parse_model_config(const std::string& config_json,
   config.max_position_embeddings =
       fields.integer("max_position_embeddings").value_or(defaults.max_position_embeddings);
   config.rms_norm_eps = fields.number("rms_norm_eps").value_or(defaults.rms_norm_eps);
-  config.head_dim = fields.integer_or("head_dim", defaults.head_dim, 0);
-  if (config.head_dim == 0 && config.num_attention_heads > 0) {
-    if (config.hidden_size % config.num_attention_heads != 0)
-      throw ConfigError("config.json num_attention_heads",
-                        fmt::format("{} does not divide hidden_size {}, and head_dim is missing",
-                                    config.num_attention_heads, config.hidden_size));
-    config.head_dim = config.hidden_size / config.num_attention_heads;
-  }
+  read_head_dim(fields, defaults, config);
   config.tie_word_embeddings = fields.boolean("tie_word_embeddings").value_or(false);
   const bool attention_bias =
       defaults.reads_attention_bias && fields.boolean("attention_bias").value_or(false);

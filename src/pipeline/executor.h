@@ -1,0 +1,31 @@
+// Executor: walks a plan on a backend: wait, launch, record. Nothing is decided here.
+#pragma once
+
+#include <vector>
+
+#include "ops/backend.h"
+#include "pipeline/plan.h"
+
+namespace nanoflow {
+
+/// Runs plans of one rank. Lanes fork from lane 0 at a plan's start and join it at its end, so to
+/// everybody else a run is one item in lane 0's order. Not thread-safe; used by the rank's thread.
+class Executor {
+ public:
+  explicit Executor(Backend& backend) : backend_(backend) {}
+
+  /// Issues the plan; asynchronous.
+  void run(const Plan& plan);
+  /// Issues the plan between begin_capture() and end_capture(): Backend::replay() then runs it
+  /// again.
+  [[nodiscard]] GraphId capture(const Plan& plan);
+
+ private:
+  EventId event(size_t index);
+
+  Backend& backend_;
+  std::vector<EventId>
+      events_;  // reused by all plans: a wait refers to the latest record at the time of the call
+};
+
+}  // namespace nanoflow

@@ -1,0 +1,65 @@
+// PipelineSpec: the decision how a step is cut into nano-ops, on which lanes, with how many SMs, in
+// which issue order. Plain data, JSON on disk, no pointers, no waits: waits are derived from what
+// ops read and write (lower.h).
+#pragma once
+
+#include <cstdint>
+#include <filesystem>
+#include <string>
+#include <vector>
+
+#include "base/json.h"
+#include "ops/backend.h"
+#include "ops/graph.h"
+
+namespace nanoflow {
+
+/// What a spec was made for. Empty or 0 fits anything; `rows` is also the unit of the spec's row
+/// ranges.
+struct SpecKey {
+  std::string model;
+  std::string device;
+  int tp = 0;
+  int64_t rows = 1;
+  bool operator==(const SpecKey&) const = default;
+};
+
+/// One op on one range of rows.
+struct NanoOp {
+  std::string op;  ///< name of a layer op of the graph
+  RowRange rows;   ///< in [0, key.rows]; scaled to the bucket a plan is made for (scale_rows)
+  int stage = 0;   ///< 0: this layer; 1: the next layer's, issued one period early
+  LaneId lane = 0;
+  SmBudget sm;
+  bool operator==(const NanoOp&) const = default;
+};
+
+/// One period of the layer loop. Ops of the graph's prologue and epilogue are not listed: they run
+/// uncut, on lane 0, before and after.
+///   {"name": "two halves", "key": {"rows": 2},
+///    "order": [{"op": "qkv", "rows": [0, 1], "lane": 0}, {"op": "attn_decode", "rows": [0, 1],
+///    "lane": 1, "stage": 1,
+///               "sms": 20, "hard": true}, ...]}
+struct PipelineSpec {
+  std::string name;
+  SpecKey key;
+  std::vector<NanoOp> order;
+
+  [[nodiscard]] int num_lanes() const;
+  [[nodiscard]] int max_stage() const;
+  [[nodiscard]] Json to_json() const;
+  bool operator==(const PipelineSpec&) const = default;
+};
+
+/// Throws FormatError naming `origin` and the entry: wrong types, unknown keys, ranges outside [0,
+/// key.rows], negative lanes or budgets, stages other than 0 and 1.
+PipelineSpec parse_spec(const Json& json, const std::string& origin);
+/// Throws IoError, too.
+PipelineSpec read_spec(const std::filesystem::path& path);
+
+/// `range` of a spec whose unit is `spec_rows`, in a bucket of `bucket_rows` rows. Cuts keep their
+/// proportion and are rounded to multiples of 16 rows (from 64 rows on), since GEMM tiles are; a
+/// range may become empty.
+RowRange scale_rows(const RowRange& range, int64_t spec_rows, int64_t bucket_rows);
+
+}  // namespace nanoflow

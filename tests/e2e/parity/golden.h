@@ -17,7 +17,6 @@ struct GoldenModel {
   DummyOptions weights;
   std::vector<std::vector<int32_t>> prompts;
   std::vector<std::vector<float>> logits;  ///< per prompt [tokens, vocab_size], by transformers
-  [[nodiscard]] std::filesystem::path gguf() const { return folder / "model.gguf"; }
 };
 
 /// Throws what reading files throws.

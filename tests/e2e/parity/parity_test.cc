@@ -13,16 +13,24 @@
 namespace nanoflow {
 namespace {
 
-std::unique_ptr<CheckpointSource> open_weights(const GoldenModel& golden,
-                                               const ModelConfig& config) {
-  return make_dummy_source(config, golden.weights);
-}
-
+/// The folder's checkpoint files if it has some, else generated weights.
 struct Loaded {
   explicit Loaded(const std::string& name)
-      : config(read_model_config(golden_folder(name))),
+      : config(read_model_config(model_path(name))),
         golden(read_golden_model(name, config.vocab_size)),
-        source(open_weights(golden, config)) {}
+        source(has_weights(name) ? open_checkpoint(model_path(name), config)
+                                 : make_dummy_source(config, golden.weights)) {}
+
+  static std::filesystem::path model_path(const std::string& name) {
+    const std::filesystem::path gguf = golden_folder(name) / "model.gguf";
+    return std::filesystem::exists(gguf) ? gguf : golden_folder(name);
+  }
+  static bool has_weights(const std::string& name) {
+    return std::filesystem::exists(golden_folder(name) / "model.gguf") ||
+           std::filesystem::exists(golden_folder(name) / "model.safetensors") ||
+           std::filesystem::exists(golden_folder(name) / "model.safetensors.index.json");
+  }
+
   ModelConfig config;
   GoldenModel golden;
   std::unique_ptr<CheckpointSource> source;
@@ -138,6 +146,12 @@ INSTANTIATE_TEST_SUITE_P(Dummy, FamilyParity,
                                          "mistral_full_d128", "qwen2_tied", "qwen2_window",
                                          "qwen2_window_types", "qwen3_tied_d128", "qwen3_bias_d64",
                                          "mixtral_e4", "mixtral_e8_window"),
+                         test_name);
+
+INSTANTIATE_TEST_SUITE_P(Files, FamilyParity,
+                         testing::Values("file_llama_f32", "file_qwen2_f16_sharded",
+                                         "file_mixtral_bf16_sharded", "gguf_llama3", "gguf_mixtral",
+                                         "gguf_qwen3"),
                          test_name);
 
 // The comparison itself must notice what it is there for.

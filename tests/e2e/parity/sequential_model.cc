@@ -56,7 +56,7 @@ SequentialModel::SequentialModel(const ModelConfig& config, const CheckpointSour
                                  SequentialOptions options)
     : config_(config),
       options_(std::move(options)),
-      backend_({.threads = 1,
+      backend_({.threads = options_.threads,
                 .lanes = 1,
                 .comm = options_.comm,
                 .reference_kernels = options_.reference_kernels}),

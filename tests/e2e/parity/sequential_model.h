@@ -29,6 +29,7 @@ struct SequentialOptions {
   int tp_size = 1;
   Communicator* comm = nullptr;
   bool reference_kernels = true;
+  int threads = 1;
   int max_seqs = 4;
   int max_length = 128;       ///< tokens per sequence
   int padding = 0;            ///< rows behind the live ones of every step

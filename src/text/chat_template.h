@@ -86,19 +86,21 @@ class ChatTemplate {
   std::unique_ptr<const Impl> impl_;
 };
 
-/// The templates of the checkpoint directory `dir`, or empty when it has none: chat_template.jinja
-/// (with additional_chat_templates/*.jinja), then chat_template.json, then the chat_template field
-/// of tokenizer_config.json (a string or a list of {name, template}). Throws IoError or FormatError
-/// when a file that is there cannot be read.
-std::vector<ChatTemplateSource> find_chat_template(const std::string& dir);
+/// The templates of `checkpoint`, or empty when it has none. A directory: chat_template.jinja (with
+/// additional_chat_templates/*.jinja), else the chat_template field of chat_template.json, else of
+/// tokenizer_config.json (a string or a list of {name, template}). A .gguf file:
+/// tokenizer.chat_template. Throws IoError or FormatError when a file that is there cannot be read.
+std::vector<ChatTemplateSource> find_chat_template(const std::string& checkpoint);
 
 /// The template for `--chat-template`: a built-in name ("chatml", "llama-2") or a path to a file
 /// holding Jinja text. Throws ConfigError when it is neither.
 std::vector<ChatTemplateSource> load_chat_template(const std::string& name_or_path);
 
-/// Special token texts from `dir`/tokenizer_config.json and `dir`/special_tokens_map.json: every
-/// *_token field that is a string or an object with "content". Missing files give an empty map.
-SpecialTokens find_special_tokens(const std::string& dir);
+/// Special token texts of `checkpoint`. A directory: every *_token field of tokenizer_config.json
+/// and special_tokens_map.json that is a string or an object with "content" (missing files give an
+/// empty map). A .gguf file: its bos, eos, unk, ... ids, looked up in its vocabulary. Throws
+/// FormatError.
+SpecialTokens find_special_tokens(const std::string& checkpoint);
 
 /// Checks that `messages` is what a chat request may carry: a non-empty array of objects with a
 /// string "role", and "content" that is a string, null (only beside tool_calls, or for the

@@ -1,0 +1,46 @@
+#include "pipeline/executor.h"
+
+#include "base/check.h"
+
+namespace nanoflow {
+
+void Executor::run(const Plan& plan) {
+  NANO_CHECK(!plan.arena.empty() || plan.arena_bytes == 0, "{} was lowered without memory",
+             plan.name);
+  const auto num_steps = plan.steps.size();
+  // Events [0, steps) are the steps'; those behind fork and join the lanes.
+  if (plan.num_lanes > 1) backend_.record(0, event(num_steps));
+  for (LaneId lane = 1; lane < plan.num_lanes; ++lane) backend_.wait(lane, event(num_steps));
+  for (size_t i = 0; i < num_steps; ++i) {
+    const Step& step = plan.steps[i];
+    for (const StepId earlier : step.waits)
+      backend_.wait(step.lane, event(static_cast<size_t>(earlier)));
+    const LaunchContext context{
+        .lane = step.lane,
+        .sm = step.sm,
+        .workspace = plan.arena.slice_rows(step.workspace_offset,
+                                           step.workspace_offset + step.workspace_bytes),
+        .rows = step.rows,
+        .header = plan.header};
+    backend_.launch(step.args, context);
+    if (step.signals) backend_.record(step.lane, event(i));
+  }
+  for (LaneId lane = 1; lane < plan.num_lanes; ++lane) {
+    const EventId end = event(num_steps + static_cast<size_t>(lane));
+    backend_.record(lane, end);
+    backend_.wait(0, end);
+  }
+}
+
+GraphId Executor::capture(const Plan& plan) {
+  backend_.begin_capture();
+  run(plan);
+  return backend_.end_capture();
+}
+
+EventId Executor::event(size_t index) {
+  while (events_.size() <= index) events_.push_back(backend_.create_event());
+  return events_[index];
+}
+
+}  // namespace nanoflow

@@ -1,0 +1,349 @@
+#include "pipeline/verify.h"
+
+#include <algorithm>
+#include <map>
+#include <set>
+
+#include <fmt/format.h>
+
+#include "base/check.h"
+
+namespace nanoflow {
+namespace {
+
+constexpr size_t kMaxProblems = 20;
+
+/// A set of step numbers; happens-before is one such set per step.
+class StepSet {
+ public:
+  explicit StepSet(size_t size) : words_((size + 63) / 64) {}
+  void insert(size_t i) { words_[i / 64] |= uint64_t{1} << (i % 64); }
+  [[nodiscard]] bool contains(size_t i) const { return (words_[i / 64] >> (i % 64) & 1) != 0; }
+  void unite(const StepSet& other) {
+    for (size_t w = 0; w < words_.size(); ++w) words_[w] |= other.words_[w];
+  }
+
+ private:
+  std::vector<uint64_t> words_;
+};
+
+/// One step's use of one place: bytes of the arena (place -1), or rows of an external symbol or
+/// cache.
+struct Use {
+  int64_t place = 0;
+  int64_t begin = 0;
+  int64_t end = 0;
+  bool writes = false;
+  SymbolId symbol = -1;
+  Phase phase = Phase::kAny;
+  size_t step = 0;
+};
+
+class Verifier {
+ public:
+  Verifier(const Plan& plan, const OpGraph& graph, int num_sms)
+      : plan_(plan), graph_(graph), num_sms_(num_sms) {}
+
+  std::vector<std::string> run() {
+    if (!check_steps()) return std::move(problems_);
+    order_steps();
+    check_partitions();
+    check_placement();
+    check_defined();
+    check_conflicts();
+    check_budgets();
+    check_network_order();
+    return std::move(problems_);
+  }
+
+ private:
+  template <typename... Args>
+  void problem(fmt::format_string<Args...> format, Args&&... args) {
+    if (problems_.size() < kMaxProblems)
+      problems_.push_back(plan_.name + ": " + fmt::format(format, std::forward<Args>(args)...));
+  }
+  [[nodiscard]] const OpNode& node(const Step& step) const {
+    return graph_.nodes[static_cast<size_t>(step.op)];
+  }
+  [[nodiscard]] std::string name(size_t index) const {
+    const Step& step = plan_.steps[index];
+    return fmt::format("step {} ({}, layer {}, rows [{}, {}))", index, node(step).name, step.layer,
+                       step.rows.begin, step.rows.end);
+  }
+  /// Position in the sequential execution that defines the result.
+  [[nodiscard]] std::pair<int, OpId> meaning(const Step& step) const {
+    const Section section = node(step).section;
+    const int epoch = section == Section::kPrologue ? -1
+                      : section == Section::kLayer  ? step.layer
+                                                    : graph_.num_layers;
+    return {epoch, step.op};
+  }
+
+  bool check_steps();
+  void order_steps();
+  void check_partitions();
+  void check_placement();
+  void check_defined();
+  void check_conflicts();
+  void check_pair(const Use& a, const Use& b);
+  void check_budgets();
+  void check_network_order();
+  [[nodiscard]] std::vector<Use> uses_of(size_t index) const;
+
+  const Plan& plan_;
+  const OpGraph& graph_;
+  const int num_sms_;
+  std::vector<StepSet> before_;  // by step: every step that has finished when it starts
+  std::vector<std::string> problems_;
+};
+
+bool Verifier::check_steps() {
+  for (size_t i = 0; i < plan_.steps.size(); ++i) {
+    const Step& step = plan_.steps[i];
+    if (step.op < 0 || step.op >= static_cast<OpId>(graph_.nodes.size())) {
+      problem("step {} has no op", i);
+      continue;
+    }
+    const bool in_layer = node(step).section == Section::kLayer;
+    if (in_layer ? step.layer < 0 || step.layer >= graph_.num_layers : step.layer != -1)
+      problem("{}: no such layer", name(i));
+    if (step.rows.begin < 0 || step.rows.begin >= step.rows.end || step.rows.end > plan_.rows)
+      problem("{}: rows outside [0, {})", name(i), plan_.rows);
+    if (step.lane < 0 || step.lane >= plan_.num_lanes)
+      problem("{}: no lane {}", name(i), step.lane);
+    for (const StepId wait : step.waits)
+      if (wait < 0 || wait >= static_cast<StepId>(i))
+        problem("{}: waits for step {}", name(i), wait);
+  }
+  if (plan_.symbol_offset.size() != graph_.symbols.size()) problem("symbols are not placed");
+  return problems_.empty();
+}
+
+void Verifier::order_steps() {
+  std::vector<size_t> last(static_cast<size_t>(plan_.num_lanes), plan_.steps.size());
+  for (size_t i = 0; i < plan_.steps.size(); ++i) {
+    const Step& step = plan_.steps[i];
+    StepSet before(plan_.steps.size());
+    const auto after = [&](size_t earlier) {
+      before.unite(before_[earlier]);
+      before.insert(earlier);
+    };
+    size_t& previous = last[static_cast<size_t>(step.lane)];
+    if (previous != plan_.steps.size()) after(previous);
+    for (const StepId wait : step.waits) {
+      if (!plan_.steps[static_cast<size_t>(wait)].signals)
+        problem("{}: waits for {}, which does not signal", name(i),
+                name(static_cast<size_t>(wait)));
+      after(static_cast<size_t>(wait));
+    }
+    before_.push_back(std::move(before));
+    previous = i;
+  }
+}
+
+void Verifier::check_partitions() {
+  std::map<std::pair<int, OpId>, std::vector<RowRange>> ranges;
+  for (const Step& step : plan_.steps) ranges[meaning(step)].push_back(step.rows);
+  const auto expect = [&](int epoch, OpId op) {
+    const OpNode& op_node = graph_.nodes[static_cast<size_t>(op)];
+    std::vector<RowRange>& cuts = ranges[{epoch, op}];
+    std::sort(cuts.begin(), cuts.end(),
+              [](const RowRange& a, const RowRange& b) { return a.begin < b.begin; });
+    int64_t row = 0;
+    for (const RowRange& cut : cuts) {
+      if (cut.begin != row)
+        problem("{} of layer {}: {} at row {}", op_node.name, epoch,
+                cut.begin > row ? "a hole" : "an overlap", std::min(row, cut.begin));
+      row = cut.end;
+    }
+    if (row != plan_.rows)
+      problem("{} of layer {}: ends at row {} of {}", op_node.name, epoch, row, plan_.rows);
+    if (op_node.split == SplitBy::kNone && cuts.size() > 1)
+      problem("{} of layer {}: is cut but may not be", op_node.name, epoch);
+  };
+  for (size_t op = 0; op < graph_.nodes.size(); ++op) {
+    const Section section = graph_.nodes[op].section;
+    const auto id = static_cast<OpId>(op);
+    if (section == Section::kPrologue) expect(-1, id);
+    if (section == Section::kEpilogue) expect(graph_.num_layers, id);
+    for (int layer = 0; section == Section::kLayer && layer < graph_.num_layers; ++layer)
+      expect(layer, id);
+  }
+  for (const auto& [key, cuts] : ranges) {
+    const int group = graph_.nodes[static_cast<size_t>(key.second)].align_group;
+    if (group < 0) continue;
+    for (const auto& [other, other_cuts] : ranges) {
+      if (other.first == key.first &&
+          graph_.nodes[static_cast<size_t>(other.second)].align_group == group &&
+          other_cuts != cuts)
+        problem("{} and {} of layer {} are cut differently",
+                graph_.nodes[static_cast<size_t>(key.second)].name,
+                graph_.nodes[static_cast<size_t>(other.second)].name, key.first);
+    }
+  }
+}
+
+/// First and last op of the graph that touch each scratch symbol: it holds a value in between.
+void Verifier::check_placement() {
+  struct Life {
+    SymbolId symbol;
+    OpId first, last;
+    int64_t begin, end;
+  };
+  std::vector<Life> lives;
+  for (size_t s = 0; s < graph_.symbols.size(); ++s) {
+    const Symbol& symbol = graph_.symbols[s];
+    if (symbol.space != SymbolSpace::kScratch) continue;
+    const int64_t bytes =
+        plan_.rows * symbol.rows_per_token * symbol.cols * dtype_size(symbol.dtype);
+    const int64_t offset = plan_.symbol_offset[s];
+    if (offset < 0 || offset + bytes > plan_.arena_bytes)
+      problem("symbol {} lies outside the arena", symbol.name);
+    Life life{static_cast<SymbolId>(s), -1, -1, offset, offset + bytes};
+    for (size_t op = 0; op < graph_.nodes.size(); ++op) {
+      for (const Operand& operand : graph_.nodes[op].operands) {
+        if (operand.symbol != life.symbol) continue;
+        if (life.first < 0) life.first = static_cast<OpId>(op);
+        life.last = static_cast<OpId>(op);
+      }
+    }
+    lives.push_back(life);
+  }
+  for (const Life& a : lives) {
+    for (const Life& b : lives) {
+      if (a.symbol >= b.symbol || a.end <= b.begin || b.end <= a.begin) continue;
+      if (a.first <= b.last && b.first <= a.last)
+        problem("symbols {} and {} share bytes while both hold values",
+                graph_.symbols[static_cast<size_t>(a.symbol)].name,
+                graph_.symbols[static_cast<size_t>(b.symbol)].name);
+    }
+  }
+  for (size_t i = 0; i < plan_.steps.size(); ++i) {
+    const Step& step = plan_.steps[i];
+    if (step.workspace_bytes == 0) continue;
+    const int64_t end = step.workspace_offset + step.workspace_bytes;
+    if (step.workspace_offset < 0 || end > plan_.arena_bytes)
+      problem("{}: its workspace lies outside the arena", name(i));
+    for (const Life& life : lives)
+      if (step.workspace_offset < life.end && life.begin < end)
+        problem("{}: its workspace overlaps {}", name(i),
+                graph_.symbols[static_cast<size_t>(life.symbol)].name);
+  }
+}
+
+/// Scratch holds nothing when a layer begins, so the first op that touches a symbol must write it.
+void Verifier::check_defined() {
+  std::set<SymbolId> written;
+  for (const OpNode& op : graph_.nodes) {
+    for (const Operand& operand : op.operands) {
+      const Symbol& symbol = graph_.symbols[static_cast<size_t>(operand.symbol)];
+      if (symbol.space != SymbolSpace::kScratch) continue;
+      if (operand.access != Access::kWrite && !written.contains(operand.symbol))
+        problem("{} reads {} before anything has written it", op.name, symbol.name);
+    }
+    for (const Operand& operand : op.operands)
+      if (operand.access != Access::kRead) written.insert(operand.symbol);
+  }
+}
+
+std::vector<Use> Verifier::uses_of(size_t index) const {
+  const Step& step = plan_.steps[index];
+  std::vector<Use> uses;
+  for (const Operand& operand : node(step).operands) {
+    const Symbol& symbol = graph_.symbols[static_cast<size_t>(operand.symbol)];
+    const int64_t first = operand.rows == Rows::kSame ? step.rows.begin : 0;
+    const int64_t last = operand.rows == Rows::kAll ? plan_.rows : step.rows.end;
+    Use use{.place = operand.symbol,
+            .begin = first,
+            .end = last,
+            .writes = operand.access != Access::kRead,
+            .symbol = operand.symbol,
+            .phase = operand.phase,
+            .step = index};
+    if (symbol.space == SymbolSpace::kScratch) {
+      const int64_t bytes = symbol.rows_per_token * symbol.cols * dtype_size(symbol.dtype);
+      const int64_t offset = plan_.symbol_offset[static_cast<size_t>(operand.symbol)];
+      use.place = -1;
+      use.begin = offset + first * bytes;
+      use.end = offset + last * bytes;
+    } else if (symbol.space == SymbolSpace::kKvCache) {
+      use.place = (1 + step.layer) * static_cast<int64_t>(graph_.symbols.size()) + operand.symbol;
+    }
+    uses.push_back(use);
+  }
+  if (step.workspace_bytes > 0)
+    uses.push_back({.place = -1,
+                    .begin = step.workspace_offset,
+                    .end = step.workspace_offset + step.workspace_bytes,
+                    .writes = true,
+                    .step = index});
+  return uses;
+}
+
+void Verifier::check_conflicts() {
+  std::map<int64_t, std::vector<Use>> places;
+  for (size_t i = 0; i < plan_.steps.size(); ++i)
+    for (const Use& use : uses_of(i)) places[use.place].push_back(use);
+  for (auto& [place, uses] : places) {
+    // Sweep over begins; `open` are the uses that reach beyond the current begin.
+    std::sort(uses.begin(), uses.end(),
+              [](const Use& a, const Use& b) { return a.begin < b.begin; });
+    std::vector<const Use*> open;
+    for (const Use& use : uses) {
+      std::erase_if(open, [&](const Use* other) { return other->end <= use.begin; });
+      for (const Use* other : open) check_pair(*other, use);
+      open.push_back(&use);
+    }
+  }
+}
+
+void Verifier::check_pair(const Use& a, const Use& b) {
+  if (a.step == b.step || (!a.writes && !b.writes)) return;
+  const bool different_phases =
+      a.phase != b.phase && a.phase != Phase::kAny && b.phase != Phase::kAny;
+  if (a.symbol == b.symbol && a.symbol >= 0 && different_phases) return;  // other rows at run time
+  const Step& step_a = plan_.steps[a.step];
+  const Step& step_b = plan_.steps[b.step];
+  const bool scratch_of_lane =
+      a.symbol < 0 && b.symbol < 0;  // workspaces hold nothing between steps
+  const auto meaning_a = meaning(step_a);
+  const auto meaning_b = meaning(step_b);
+  if (!scratch_of_lane && meaning_a == meaning_b) {
+    problem("{} and {} are parts of one op but touch the same memory", name(a.step), name(b.step));
+    return;
+  }
+  const bool a_first = scratch_of_lane ? a.step < b.step : meaning_a < meaning_b;
+  const size_t first = a_first ? a.step : b.step;
+  const size_t second = a_first ? b.step : a.step;
+  if (!before_[second].contains(first))
+    problem("{} may run before {} has finished, but depends on it", name(second), name(first));
+}
+
+void Verifier::check_budgets() {
+  std::vector<int> hard(static_cast<size_t>(plan_.num_lanes), 0);
+  for (const Step& step : plan_.steps) {
+    int& most = hard[static_cast<size_t>(step.lane)];
+    if (step.sm.kind == SmBudget::Kind::kHard) most = std::max(most, step.sm.sms);
+  }
+  int total = 0;
+  for (const int sms : hard) total += sms;
+  if (total > num_sms_) problem("hard budgets of {} SMs on a device of {}", total, num_sms_);
+}
+
+void Verifier::check_network_order() {
+  size_t previous = plan_.steps.size();
+  for (size_t i = 0; i < plan_.steps.size(); ++i) {
+    if (node(plan_.steps[i]).bound != Resource::kNetwork) continue;
+    if (previous != plan_.steps.size() && !before_[i].contains(previous))
+      problem("{} and {} may meet in different orders on different ranks", name(previous), name(i));
+    previous = i;
+  }
+}
+
+}  // namespace
+
+std::vector<std::string> verify(const Plan& plan, const OpGraph& graph, int num_sms) {
+  return Verifier(plan, graph, num_sms).run();
+}
+
+}  // namespace nanoflow

@@ -3,7 +3,6 @@
 // shared with others are the submit queue and the event queues only.
 #pragma once
 
-#include <atomic>
 #include <chrono>
 #include <cstdint>
 #include <memory>
@@ -47,6 +46,7 @@ struct EngineStats {
   int64_t output_tokens = 0;  ///< given to clients
   int64_t wasted_rows = 0;    ///< rows of sequences that had ended one step before
   int64_t preemptions = 0;
+  int64_t recomputed_rows = 0;  ///< that preemptions threw away
   int64_t finished_stop = 0, finished_length = 0, finished_abort = 0, finished_error = 0;
   int64_t step_rows = 0;         ///< of the last step: all rows
   int64_t step_decode_rows = 0;  ///< of the last step

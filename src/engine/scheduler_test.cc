@@ -260,7 +260,11 @@ TEST(Scheduler, TinyPoolForcesPreemptionsAndOutputsStayTheSame) {
 
 TEST(Scheduler, KnownLengthsWasteNoRow) {
   Harness harness(limits_of(100, 4), 64, 8, 1000000);
-  for (RequestId id = 1; id <= 8; ++id) harness.add(request_of(id, 5, 10));
+  for (RequestId id = 1; id <= 8; ++id) {
+    Request request = request_of(id, 5, 10);
+    request.sampling.ignore_eos = true;
+    harness.add(request);
+  }
   ASSERT_NO_FATAL_FAILURE(harness.run(100));
   EXPECT_EQ(harness.stats().wasted_rows, 0);
   EXPECT_EQ(harness.rows(), 8 * (5 + 10 - 1));

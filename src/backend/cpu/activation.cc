@@ -10,7 +10,7 @@ namespace nanoflow::cpu::reference {
 
 void run(const SiluMulArgs& args, const Run& ctx) {
   const auto cols = static_cast<size_t>(args.out.cols());
-  parallel_chunks(ctx.live(args.out.rows()), ctx.threads, [&](int64_t begin, int64_t end) {
+  parallel_chunks(ctx, ctx.live(args.out.rows()), 1, [&](int64_t begin, int64_t end) {
     std::vector<float> in(2 * cols), out(cols);
     for (int64_t t = begin; t < end; ++t) {
       load_row(args.gate_up, t, in.data());

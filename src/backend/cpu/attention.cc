@@ -77,7 +77,7 @@ void run(const PagedAttentionArgs& args, const Run& ctx) {
   const int32_t* positions = args.step.positions.row<int32_t>(0) + args.rows.begin;
   const int32_t* row_seq = args.step.row_seq.row<int32_t>(0) + args.rows.begin;
   const int64_t group = args.num_q_heads / args.num_kv_heads;
-  parallel_chunks(rows.size(), ctx.threads, [&](int64_t begin, int64_t end) {
+  parallel_chunks(ctx, rows.size(), 1, [&](int64_t begin, int64_t end) {
     Scratch s;
     s.q.resize(static_cast<size_t>(args.q.cols()));
     s.out.resize(s.q.size());

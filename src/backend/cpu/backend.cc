@@ -1,10 +1,12 @@
 #include "backend/cpu/backend.h"
 
+#include <algorithm>
 #include <cstring>
 #include <utility>
 
 #include "backend/cpu/device.h"
 #include "backend/cpu/element.h"
+#include "backend/cpu/gemm_panels.h"
 #include "base/check.h"
 
 namespace nanoflow {
@@ -19,7 +21,10 @@ void copy_rows(const TensorView& dst, const TensorView& src) {
 }  // namespace
 
 CpuBackend::CpuBackend(const CpuBackendOptions& options)
-    : options_(options), threads_(options.threads > 0 ? options.threads : cpu::usable_cores()) {
+    : options_(options),
+      threads_(options.threads > 0 ? options.threads : cpu::usable_cores()),
+      pool_(threads_ - 1),
+      scratch_(static_cast<size_t>(std::max(1, options.lanes))) {
   NANO_CHECK(options.lanes >= 1 && options.threads >= 0 && options.page_size >= 1,
              "{} lanes, {} threads, page size {}", options.lanes, options.threads,
              options.page_size);
@@ -60,11 +65,32 @@ int64_t CpuBackend::workspace_bytes(const OpArgs&, const LaunchContext&) const {
   return 0;
 }
 
-OwnedWeight CpuBackend::prepare_weight(const TensorView& weight, WeightUse, int64_t experts) {
+PackedWeight CpuBackend::pack(const TensorView& weight, int64_t experts, Buffer& storage) {
+  PackedWeight packed{.n = weight.rows() / experts,
+                      .k = weight.cols(),
+                      .experts = experts,
+                      .layout = cpu::kPanelLayout};
+  const int64_t elements =
+      cpu::num_panels(packed.n) * cpu::panel_elements(weight.dtype(), packed.k);
+  storage = allocate(experts * elements * dtype_size(weight.dtype()));
+  packed.data = storage.view(weight.dtype(), {experts * elements});
+  for (int64_t e = 0; e < experts; ++e)
+    cpu::pack_panels(
+        weight.slice_rows(e * packed.n, (e + 1) * packed.n),
+        static_cast<std::byte*>(storage.data()) + e * elements * dtype_size(weight.dtype()));
+  return packed;
+}
+
+OwnedWeight CpuBackend::prepare_weight(const TensorView& weight, WeightUse use, int64_t experts) {
   NANO_CHECK(
       weight.rank() >= 1 && weight.rank() <= 2 && experts >= 1 && weight.rows() % experts == 0,
       "weight {} of {} experts", weight.to_string(), experts);
   OwnedWeight owned;
+  const bool is_matrix = use == WeightUse::kMatmul || use == WeightUse::kExperts;
+  if (is_matrix && !options_.reference_kernels) {
+    owned.packed = pack(weight, experts, owned.storage);
+    return owned;
+  }
   owned.storage = allocate(weight.size_bytes());
   TensorView data = weight.rank() == 1
                         ? owned.storage.view(weight.dtype(), {weight.rows()})
@@ -113,17 +139,23 @@ void CpuBackend::submit(LaneId lane_id, std::function<void()> work) {
 
 std::function<void()> CpuBackend::closure(const OpArgs& args, const LaunchContext& ctx) {
   const int share = ctx.sm.sms > 0 ? std::min(ctx.sm.sms, threads_) : threads_;
-  const cpu::Run run{
-      .threads = share, .rows = ctx.rows, .header = ctx.header, .comm = options_.comm};
+  const cpu::Run run{.threads = share,
+                     .pool = &pool_,
+                     .scratch = &scratch_[static_cast<size_t>(ctx.lane)],
+                     .rows = ctx.rows,
+                     .header = ctx.header,
+                     .comm = options_.comm};
   return std::visit(
       [&]<typename Args>(const Args& a) -> std::function<void()> {
-        return [a, run] { cpu::reference::run(a, run); };
+        if (options_.reference_kernels) return [a, run] { cpu::reference::run(a, run); };
+        return [a, run] { cpu::fast::run(a, run); };
       },
       args);
 }
 
 void CpuBackend::launch(const OpArgs& args, const LaunchContext& ctx) {
   check_shapes(args);
+  NANO_CHECK(ctx.lane >= 0 && ctx.lane < max_lanes(), "lane {} of {}", ctx.lane, max_lanes());
   submit(ctx.lane, closure(args, ctx));
 }
 

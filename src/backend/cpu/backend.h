@@ -1,5 +1,5 @@
 // CpuBackend: the reference implementation of every op and its fast version, on lanes that are
-// threads. What runs on a lane is in lane.h; what an op computes is in reference.h and fast.h.
+// threads. What runs on a lane is in lane.h; what an op computes is in kernels.h.
 #pragma once
 
 #include <functional>
@@ -8,6 +8,7 @@
 
 #include "backend/cpu/kernels.h"
 #include "backend/cpu/lane.h"
+#include "backend/cpu/pool.h"
 #include "comm/communicator.h"
 #include "ops/backend.h"
 
@@ -73,10 +74,13 @@ class CpuBackend final : public Backend {
   [[nodiscard]] Mark& mark(EventId id);
   void submit(LaneId lane_id, std::function<void()> work);
   [[nodiscard]] std::function<void()> closure(const OpArgs& args, const LaunchContext& ctx);
+  [[nodiscard]] PackedWeight pack(const TensorView& weight, int64_t experts, Buffer& storage);
 
   const CpuBackendOptions options_;
   const int threads_;
   cpu::Failure failure_;
+  cpu::Pool pool_;
+  std::vector<cpu::Scratch> scratch_;  // one per lane
   std::vector<Mark> marks_;
   bool capturing_ = false;
   Graph capture_;

@@ -1,20 +1,24 @@
 #include "backend/cpu/element.h"
 
-#include <cstring>
+#include "backend/cpu/simd.h"
 
 namespace nanoflow::cpu {
 
 void load_floats(const void* data, DType dtype, int64_t count, float* out) {
   with_element_type(dtype, [&]<typename T>(T) {
     const T* in = static_cast<const T*>(data);
-    for (int64_t i = 0; i < count; ++i) out[i] = static_cast<float>(in[i]);
+    int64_t i = 0;
+    for (; i + kSimd <= count; i += kSimd) store(out + i, load(in + i));
+    for (; i < count; ++i) out[i] = static_cast<float>(in[i]);
   });
 }
 
 void store_floats(void* data, DType dtype, int64_t count, const float* in) {
   with_element_type(dtype, [&]<typename T>(T) {
     T* out = static_cast<T*>(data);
-    for (int64_t i = 0; i < count; ++i) out[i] = T(in[i]);
+    int64_t i = 0;
+    for (; i + kSimd <= count; i += kSimd) store(out + i, load(in + i));
+    for (; i < count; ++i) out[i] = T(in[i]);
   });
 }
 

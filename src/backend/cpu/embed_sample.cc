@@ -159,7 +159,7 @@ void sample_row(const SampleArgs& args, int64_t t) {
 
 void run(const EmbedArgs& args, const Run& ctx) {
   const int32_t* ids = args.token_ids.row<int32_t>(0);
-  parallel_chunks(ctx.live(args.out.rows()), ctx.threads, [&](int64_t begin, int64_t end) {
+  parallel_chunks(ctx, ctx.live(args.out.rows()), 1, [&](int64_t begin, int64_t end) {
     std::vector<float> row(static_cast<size_t>(args.out.cols()));
     for (int64_t t = begin; t < end; ++t) {
       const int32_t id = ids[t] >= 0 ? ids[t] : args.last_token.row<int32_t>(0)[~ids[t]];
@@ -180,7 +180,7 @@ void run(const GatherRowsArgs& args, const Run& ctx) {
 }
 
 void run(const SampleArgs& args, const Run& ctx) {
-  parallel_chunks(live_samples(args, ctx), ctx.threads, [&](int64_t begin, int64_t end) {
+  parallel_chunks(ctx, live_samples(args, ctx), 1, [&](int64_t begin, int64_t end) {
     for (int64_t t = begin; t < end; ++t) sample_row(args, t);
   });
 }

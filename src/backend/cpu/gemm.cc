@@ -35,7 +35,7 @@ void run(const GemmArgs& args, const Run& ctx) {
   const std::vector<float> a = load_matrix(args.a, rows);
   const bool has_bias = args.bias.rank() != 0;
   const std::vector<float> bias = has_bias ? load_vector(args.bias) : std::vector<float>{};
-  parallel_chunks(rows == 0 ? 0 : args.weight.n, ctx.threads, [&](int64_t begin, int64_t end) {
+  parallel_chunks(ctx, rows == 0 ? 0 : args.weight.n, 1, [&](int64_t begin, int64_t end) {
     std::vector<float> w(static_cast<size_t>(k));
     for (int64_t col = begin; col < end; ++col) {
       load_weight_row(args.weight, col, w.data());
@@ -60,7 +60,7 @@ void run(const GroupedGemmArgs& args, const Run& ctx) {
   const auto a_row = [&](int64_t i) {
     return a.data() + (args.gather ? order[i] / args.experts_per_token : i) * weight.k;
   };
-  parallel_chunks(weight.experts * weight.n, ctx.threads, [&](int64_t begin, int64_t end) {
+  parallel_chunks(ctx, weight.experts * weight.n, 1, [&](int64_t begin, int64_t end) {
     std::vector<float> w(static_cast<size_t>(weight.k));
     for (int64_t row = begin; row < end; ++row) {
       const int64_t expert = row / weight.n;

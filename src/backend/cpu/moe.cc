@@ -39,7 +39,7 @@ void route_row(std::vector<float>& logits, int32_t* ids, float* weights, int64_t
 }  // namespace
 
 void run(const MoeRouteArgs& args, const Run& ctx) {
-  parallel_chunks(ctx.live(args.logits.rows()), ctx.threads, [&](int64_t begin, int64_t end) {
+  parallel_chunks(ctx, ctx.live(args.logits.rows()), 1, [&](int64_t begin, int64_t end) {
     std::vector<float> logits(static_cast<size_t>(args.logits.cols()));
     for (int64_t t = begin; t < end; ++t) {
       load_row(args.logits, t, logits.data());
@@ -82,7 +82,7 @@ void run(const MoeCombineArgs& args, const Run& ctx) {
     position[static_cast<size_t>(order[i])] = i;
   }
   const auto cols = static_cast<size_t>(args.out.cols());
-  parallel_chunks(rows, ctx.threads, [&](int64_t begin, int64_t end) {
+  parallel_chunks(ctx, rows, 1, [&](int64_t begin, int64_t end) {
     std::vector<float> sum(cols), x(cols);
     for (int64_t t = begin; t < end; ++t) {
       std::fill(sum.begin(), sum.end(), 0.0f);

@@ -21,7 +21,7 @@ void normalize(std::vector<float>& x, const std::vector<float>& weight, float ep
 
 void run(const RmsNormArgs& args, const Run& ctx) {
   const std::vector<float> weight = load_vector(args.weight);
-  parallel_chunks(ctx.live(args.x.rows()), ctx.threads, [&](int64_t begin, int64_t end) {
+  parallel_chunks(ctx, ctx.live(args.x.rows()), 1, [&](int64_t begin, int64_t end) {
     std::vector<float> x(weight.size());
     for (int64_t t = begin; t < end; ++t) {
       load_row(args.x, t, x.data());
@@ -33,7 +33,7 @@ void run(const RmsNormArgs& args, const Run& ctx) {
 
 void run(const AddRmsNormArgs& args, const Run& ctx) {
   const std::vector<float> weight = load_vector(args.weight);
-  parallel_chunks(ctx.live(args.residual.rows()), ctx.threads, [&](int64_t begin, int64_t end) {
+  parallel_chunks(ctx, ctx.live(args.residual.rows()), 1, [&](int64_t begin, int64_t end) {
     std::vector<float> x(weight.size()), delta(weight.size());
     for (int64_t t = begin; t < end; ++t) {
       load_row(args.delta, t, delta.data());

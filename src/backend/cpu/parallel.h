@@ -1,38 +1,39 @@
-// parallel_for: the only place where CPU kernels meet OpenMP.
+// Parallel loops of kernels: a typed front of Pool.
 #pragma once
 
 #include <algorithm>
 #include <cstdint>
 
+#include "backend/cpu/kernels.h"
+#include "backend/cpu/pool.h"
+
 namespace nanoflow::cpu {
 
-/// Calls body(begin, end) for disjoint pieces of [0, count) on up to `threads` threads, one
-/// contiguous piece each, and returns when all are done. Without OpenMP: one call on this thread.
-/// `body` must not throw.
+/// Calls body(begin, end, slot) for disjoint pieces of [0, count) of at least `grain` iterations
+/// on up to ctx.threads threads, and returns when all are done. slot < max(1, ctx.threads) numbers
+/// the thread, for scratch. `body` must not throw.
 template <typename Body>
-void parallel_chunks(int64_t count, int threads, const Body& body) {
-  const int64_t pieces = std::min<int64_t>(count, std::max(1, threads));
-  if (pieces <= 1) {
-    if (count > 0) body(int64_t{0}, count);
+void parallel_slots(const Run& ctx, int64_t count, int64_t grain, const Body& body) {
+  if (ctx.pool == nullptr || ctx.threads <= 1) {
+    if (count > 0) body(int64_t{0}, count, 0);
     return;
   }
-#ifdef _OPENMP
-#pragma omp parallel for num_threads(static_cast <int>(pieces)) schedule(static, 1)
-#endif
-  for (int64_t p = 0; p < pieces; ++p) body(count * p / pieces, count * (p + 1) / pieces);
+  // Eight pieces per thread: a thread that is late or slow leaves its share to the others.
+  constexpr int64_t kPiecesPerThread = 8;
+  const int64_t pieces = ctx.threads * kPiecesPerThread;
+  const int64_t piece = std::max<int64_t>({1, grain, (count + pieces - 1) / pieces});
+  ctx.pool->run(
+      count, piece, ctx.threads,
+      [](const void* context, int64_t begin, int64_t end, int slot) {
+        (*static_cast<const Body*>(context))(begin, end, slot);
+      },
+      &body);
 }
 
-/// Calls body(i) for i in [0, count), handed out one at a time: for work of unequal size.
+/// The same with body(begin, end).
 template <typename Body>
-void parallel_items(int64_t count, int threads, const Body& body) {
-  if (count <= 1 || threads <= 1) {
-    for (int64_t i = 0; i < count; ++i) body(i);
-    return;
-  }
-#ifdef _OPENMP
-#pragma omp parallel for num_threads(threads) schedule(dynamic, 1)
-#endif
-  for (int64_t i = 0; i < count; ++i) body(i);
+void parallel_chunks(const Run& ctx, int64_t count, int64_t grain, const Body& body) {
+  parallel_slots(ctx, count, grain, [&](int64_t begin, int64_t end, int) { body(begin, end); });
 }
 
 }  // namespace nanoflow::cpu

@@ -48,7 +48,7 @@ void run(const RopeAppendArgs& args, const Run& ctx) {
   const int32_t* positions = args.positions.row<int32_t>(0);
   const int32_t* slots = args.kv_slots.row<int32_t>(0);
   const int64_t rotated_heads = args.num_q_heads + args.num_kv_heads;
-  parallel_chunks(ctx.live(args.qkv.rows()), ctx.threads, [&](int64_t begin, int64_t end) {
+  parallel_chunks(ctx, ctx.live(args.qkv.rows()), 1, [&](int64_t begin, int64_t end) {
     std::vector<float> row(static_cast<size_t>(args.qkv.cols()));
     for (int64_t t = begin; t < end; ++t) {
       NANO_CHECK(0 <= positions[t] && positions[t] < args.cos_sin.rows(), "position {} of {}",

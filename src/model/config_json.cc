@@ -225,6 +225,7 @@ void read_generation(const std::string& text, ModelConfig& config) {
   g.top_p = fields.number("top_p");
   g.min_p = fields.number("min_p");
   g.top_k = fields.integer("top_k");
+  if (g.top_k == -1) g.top_k = 0;  // both mean "all" in the field
   g.repetition_penalty = fields.number("repetition_penalty");
   g.max_new_tokens = fields.integer("max_new_tokens");
   std::vector<int32_t> eos = read_token_ids(fields, "eos_token_id");

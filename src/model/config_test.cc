@@ -156,6 +156,7 @@ TEST(ModelConfig, GenerationConfigWins) {
   EXPECT_EQ(c.generation.min_p, std::nullopt);
   EXPECT_EQ(c.generation.repetition_penalty, 1.05);
   EXPECT_EQ(parse(llama31(), "{}").eos_token_id.size(), 3u);
+  EXPECT_EQ(parse(llama31(), R"({"top_k": -1})").generation.top_k, 0);
   EXPECT_THAT(error_of(llama31(), R"({"temperature": -1})"), HasSubstr("temperature"));
   EXPECT_THAT(error_of(llama31(), R"({"top_p": 0})"), HasSubstr("top_p"));
   EXPECT_THAT(error_of(llama31(), R"({"top_k": "x"})"), HasSubstr("top_k: must be an integer"));
@@ -218,6 +219,32 @@ TEST(ModelConfig, EveryNumberIsChecked) {
   Json huge = with(with(llama31(), "hidden_size", 1 << 20), "intermediate_size", 1 << 20);
   huge = with(with(huge, "num_hidden_layers", 4096), "head_dim", 128);
   EXPECT_THAT(error_of(huge), HasSubstr("1e14 parameters"));
+}
+
+// Whatever a file says, the answer is a configuration or an EnvironmentError.
+TEST(ModelConfig, OddValuesNeverCrash) {
+  Json base = llama31();
+  for (const char* key : {"head_dim", "sliding_window", "layer_types", "use_sliding_window",
+                          "max_window_layers", "num_local_experts", "num_experts_per_tok",
+                          "quantization_config", "dtype", "rope_parameters"})
+    base.set(key, nullptr);
+  const Json nested = Json::object({{"type", Json::array()}, {"factor", "x"}});
+  int accepted = 0, refused = 0;
+  for (const char* family : {"LlamaForCausalLM", "Qwen2ForCausalLM", "Qwen3ForCausalLM",
+                             "MistralForCausalLM", "MixtralForCausalLM"}) {
+    base.set("architectures", Json::array({family}));
+    for (const auto& [key, value] : base.as_object()) {
+      for (const Json& odd :
+           {Json(nullptr), Json(0), Json(-1), Json(1), Json(INT64_MAX), Json(INT64_MIN), Json(0.5),
+            Json(-1e308), Json(true), Json(""), Json("silu"), Json::array(),
+            Json::array({1, "x", nullptr}), Json::object(), nested}) {
+        (error_of(with(base, key, odd)) == "accepted" ? accepted : refused) += 1;
+        (void)error_of(llama31(), Json::object({{key, odd}}).dump());
+      }
+    }
+  }
+  EXPECT_GT(accepted, 100);
+  EXPECT_GT(refused, 500);
 }
 
 TEST(ModelConfig, ValidateCatchesNanThatJsonCannotCarry) {

@@ -128,12 +128,28 @@ class WeightLoader {
       const TensorView out = host.slice_rows(out_row, out_row + chunk.rows)
                                  .slice_cols(piece.out_col, piece.out_col + piece.cols);
       source_.read(piece.tensor, piece.row_begin + chunk.row_begin, piece.col_begin, out);
+      if (options_.dtype == DType::kF16) check_range(piece.tensor, out);
     });
     for (const WeightPiece& piece : spec.pieces) source_.drop(piece.tensor);
     if (spec.is_vector()) host = TensorView(host.data(), options_.dtype, {spec.cols});
     keep(spec.name, spec.layer, backend_.prepare_weight(host, spec.use, spec.experts));
     if (staging_.size() > kKeepStagingBytes) staging_ = Buffer();
     advance(spec_bytes(spec));
+  }
+
+  /// bfloat16 and float32 reach further than float16; an infinite weight would answer in NaN.
+  void check_range(const std::string& tensor, const TensorView& values) const {
+    for (int64_t row = 0; row < values.rows(); ++row) {
+      const auto* bits = values.row<uint16_t>(row);
+      unsigned outside = 0;
+      for (int64_t i = 0; i < values.cols(); ++i)
+        outside |= static_cast<unsigned>((bits[i] & 0x7c00u) == 0x7c00u);
+      if (outside != 0)
+        throw FormatError(source_.description(),
+                          fmt::format("tensor {} has values outside float16's range; run it in "
+                                      "bfloat16 or float32",
+                                      tensor));
+    }
   }
 
   /// Tied embeddings: the head's bytes serve as the embedding if the backend left them row-major.
@@ -222,7 +238,8 @@ WeightStore::WeightStore(const ModelConfig& config, const CheckpointSource& sour
 }
 
 PackedWeight WeightStore::weight(std::string_view name, int layer) const {
-  const auto found = by_name_.find(std::pair<int, std::string>(layer, name));
+  auto found = by_name_.find(std::pair<int, std::string>(layer, name));
+  if (found == by_name_.end()) found = by_name_.find(std::pair<int, std::string>(-1, name));
   NANO_CHECK(found != by_name_.end(), "no weight {} of layer {}", name, layer);
   return found->second;
 }

@@ -42,7 +42,7 @@ class WeightStore final : public WeightSource {
   WeightStore(const ModelConfig& config, const CheckpointSource& source, Backend& backend,
               const LoadOptions& options);
 
-  /// Aborts on unknown names. layer -1 is global.
+  /// The layer's weight of this name, else the global one (layer -1). Aborts on unknown names.
   [[nodiscard]] PackedWeight weight(std::string_view name, int layer) const override;
   [[nodiscard]] bool contains(std::string_view name, int layer) const;
   /// Bytes on the device, shared ones once, per name over all layers: for reports.

@@ -259,6 +259,21 @@ TEST(WeightStore, ABrokenCheckpointIsNamed) {
   }
 }
 
+TEST(WeightStore, ValuesBeyondFloat16AreRefusedInsteadOfBecomingInfinite) {
+  const ModelConfig c = tiny();
+  const auto source = make_dummy_source(c, {.matrix_deviation = 60000});
+  FakeBackend backend;
+  LoadOptions options = f32();
+  EXPECT_NO_THROW(WeightStore(c, *source, backend, options));
+  options.dtype = DType::kF16;
+  try {
+    const WeightStore store(c, *source, backend, options);
+    FAIL() << "accepted";
+  } catch (const FormatError& e) {
+    EXPECT_THAT(e.what(), HasSubstr("outside float16's range"));
+  }
+}
+
 TEST(WeightStoreDeathTest, UnknownNamesAbort) {
   const ModelConfig c = tiny();
   const auto source = make_dummy_source(c);

@@ -39,9 +39,9 @@ bool is_content_access(const Expr& e) {
 ContentFormat detect_format(const Program& program) {
   std::vector<jinja::Symbol> aliases;
   for (const Stmt& s : program.stmts) {
-    if (s.type == Stmt::kSet && !s.target.unpack && s.target.attribute.empty() &&
+    if (s.type == Stmt::kSet && s.target.parts.empty() && s.target.attribute.empty() &&
         is_content_access(*s.expr)) {
-      aliases.push_back(s.target.names[0]);
+      aliases.push_back(s.target.name);
     }
   }
   const auto is_content = [&](const Expr* e) {

@@ -59,11 +59,11 @@ struct Expr {
 
 using Body = std::vector<const Stmt*>;
 
-/// What `for` and `set` assign to: one name, one namespace attribute, or several names.
+/// What `for` and `set` assign to: a name, a namespace attribute, or several targets.
 struct Target {
-  std::vector<Symbol> names;
-  bool unpack = false;         // "a, b" or "(a,)"
-  std::string_view attribute;  // set names[0].attribute = ...
+  Symbol name = -1;
+  std::string_view attribute;  // set name.attribute = ...
+  std::vector<Target> parts;   // not empty: unpack into these
 };
 
 struct Parameter {
@@ -79,7 +79,7 @@ struct Stmt {
     kFor,       // target, expr, condition, body, otherwise
     kSet,       // target, expr
     kSetBlock,  // target, body, filters
-    kMacro,     // target.names[0], parameters, body
+    kMacro,     // target.name, parameters, body
     kCall,      // expr is the call, parameters, body
     kFilter,    // filters, body
     kScope,     // body in a scope of its own: {% generation %}, {% with %}

@@ -128,7 +128,7 @@ class Parser final : public ExprParser {
 
   Stmt& for_statement(int line) {
     Stmt& stmt = make_stmt(Stmt::kFor, line);
-    stmt.target = target(false);
+    stmt.target = target_list();
     if (!take_name("in")) fail_unexpected("'in'");
     stmt.expr = tuple(false);
     if (take_name("if")) stmt.condition = expression();
@@ -154,28 +154,45 @@ class Parser final : public ExprParser {
     return symbol(name);
   }
 
-  Target target(bool with_attribute) {
+  // One name, or targets in parentheses.
+  Target target_item() {
     Target t;
-    const bool parenthesized = take_if("(");
-    t.names.push_back(target_name());
-    if (with_attribute && !parenthesized && take_if(".")) {
-      t.attribute = expect_any_name();
-      if (now().is(",")) fail("several assignments with a namespace attribute are not supported");
-      return t;
+    if (take_if("(")) {
+      const Nesting guard(*this);
+      t = target_list();
+      expect(")");
+    } else {
+      t.name = target_name();
     }
-    while (take_if(",")) {
-      t.unpack = true;
-      if (now().type != Token::kName || now().is_name("in")) break;
-      t.names.push_back(target_name());
-    }
-    if (parenthesized) expect(")");
     if (now().is("(") || now().is("[") || now().is(".")) fail_unexpected("a name");
+    return t;
+  }
+
+  Target target_list() {
+    Target first = target_item();
+    if (!now().is(",")) return first;
+    Target t;
+    t.parts.push_back(std::move(first));
+    while (take_if(",")) {
+      if (!now().is("(") && (now().type != Token::kName || now().is_name("in"))) break;
+      t.parts.push_back(target_item());
+    }
+    return t;
+  }
+
+  Target set_target() {
+    if (now().type != Token::kName || !ahead().is(".")) return target_list();
+    Target t;
+    t.name = target_name();
+    expect(".");
+    t.attribute = expect_any_name();
+    if (now().is(",")) fail("several assignments with a namespace attribute are not supported");
     return t;
   }
 
   Stmt& set_statement(int line) {
     Stmt& stmt = make_stmt(Stmt::kSet, line);
-    stmt.target = target(true);
+    stmt.target = set_target();
     if (take_if("=")) {
       stmt.expr = tuple();
       return stmt;
@@ -216,7 +233,7 @@ class Parser final : public ExprParser {
 
   Stmt& macro_statement(int line) {
     Stmt& stmt = make_stmt(Stmt::kMacro, line);
-    stmt.target.names.push_back(target_name());
+    stmt.target.name = target_name();
     stmt.parameters = parameters();
     stmt.body = function_body("endmacro");
     return stmt;

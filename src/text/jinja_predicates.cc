@@ -60,10 +60,9 @@ bool is_escaped(const Value& v) {
   return v.is_string() && v.markup;
 }
 
-// Python: has a length and an index. Undefined has a length and refuses an index with an error
-// that the test swallows.
+// Has a length and an index, which Jinja's undefined has, too.
 bool is_sequence(const Value& v) {
-  return v.is_sequence() || v.is_string() || v.is_dict();
+  return v.is_sequence() || v.is_string() || v.is_dict() || v.is_undefined();
 }
 
 bool is_iterable(const Value& v) {

@@ -109,8 +109,8 @@ Flow Machine::exec_one(const Stmt& s) {
     case Stmt::kSetBlock:
     case Stmt::kFilter: exec_set(s); break;
     case Stmt::kMacro:
-      set(*scope_, s.target.names[0],
-          make_macro(s, program_.names[static_cast<size_t>(s.target.names[0])]));
+      set(*scope_, s.target.name,
+          make_macro(s, program_.names[static_cast<size_t>(s.target.name)]));
       break;
     case Stmt::kCall: exec_call(s); break;
     case Stmt::kScope: return exec_scope(s);
@@ -160,21 +160,20 @@ void Machine::exec_call(const Stmt& s) {
 
 void Machine::assign(const Target& target, const Value& value) {
   if (!target.attribute.empty()) return assign_attribute(target, value);
-  if (!target.unpack) return set(*scope_, target.names[0], value);
-  require_defined(value);
+  if (target.parts.empty()) return set(*scope_, target.name, value);
   const std::vector<Value> items = iterate(heap_, value);
-  const size_t wanted = target.names.size();
+  const size_t wanted = target.parts.size();
   if (items.size() < wanted) {
     raise(fmt::format("not enough values to unpack (expected {}, got {})", wanted, items.size()));
   }
   if (items.size() > wanted) {
     raise(fmt::format("too many values to unpack (expected {})", wanted));
   }
-  for (size_t i = 0; i < wanted; ++i) set(*scope_, target.names[i], items[i]);
+  for (size_t i = 0; i < wanted; ++i) assign(target.parts[i], items[i]);
 }
 
 void Machine::assign_attribute(const Target& target, const Value& value) {
-  const Value* object = lookup(target.names[0]);
+  const Value* object = lookup(target.name);
   if (object == nullptr || object->kind != Kind::kNamespace) {
     raise("cannot assign attribute on non-namespace object");
   }

@@ -62,25 +62,30 @@ PipelineSpec overlapped_spec(const OpGraph& graph, int lanes) {
   if (attention == ops.end())
     throw ConfigError("pipeline", fmt::format("{} has no attention to overlap", graph.name));
 
+  // From here to the layer's end both halves run as one (a sparse FFN); ops.end() when nothing has
+  // to.
+  const auto joint =
+      std::find_if_not(after, ops.end(), [](const OpNode* node) { return may_cut(*node); });
+
   const RowRange whole{0, 2}, first{0, 1}, second{1, 2};
   PipelineSpec spec{.name = fmt::format("overlap{}", lanes), .key = {.rows = 2}};
-  const auto add = [&](auto begin, auto end, const RowRange& half, int stage) {
+  const auto add = [&](auto begin, auto end, const RowRange& rows, int stage) {
     for (auto it = begin; it != end; ++it) {
       const OpNode& node = **it;
-      const bool network = node.bound == Resource::kNetwork;
-      const LaneId lane = network ? lanes - 1 : reads_cache(&node) ? 1 : 0;
-      // What cannot be cut runs once, with the second half: it needs both.
-      if (!may_cut(node) && half == first) continue;
-      spec.order.push_back(
-          {.op = node.name, .rows = may_cut(node) ? half : whole, .stage = stage, .lane = lane});
+      const LaneId lane = node.bound == Resource::kNetwork ? lanes - 1 : reads_cache(&node) ? 1 : 0;
+      spec.order.push_back({.op = node.name, .rows = rows, .stage = stage, .lane = lane});
     }
   };
   // While the first half is in its FFN, the second half's attention runs, and the other way round.
   add(attention, after, second, 0);
-  add(after, ops.end(), first, 0);
+  add(after, joint, first, 0);
+  if (joint != ops.end()) {
+    add(after, joint, second, 0);
+    add(joint, ops.end(), whole, 0);
+  }
   add(ops.begin(), attention, first, 1);
   add(attention, after, first, 1);
-  add(after, ops.end(), second, 0);
+  if (joint == ops.end()) add(after, joint, second, 0);
   add(ops.begin(), attention, second, 1);
   return spec;
 }

@@ -28,6 +28,7 @@ class SpecReader {
     for (const auto& [key, value] : json_.as_object()) {
       if (std::find(keys.begin(), keys.end(), key) == keys.end())
         fail(fmt::format("unknown key \"{}\"", key));
+      if (json_.find(key) != &value) fail(fmt::format("\"{}\" appears twice", key));
     }
   }
   [[nodiscard]] std::string text(std::string_view key, std::string fallback) const {
@@ -61,6 +62,18 @@ class SpecReader {
       fail(fmt::format("rows [{}, {}) are no part of [0, {})", rows.begin, rows.end, end));
     return rows;
   }
+  [[nodiscard]] std::vector<int> references(std::string_view key, size_t count) const {
+    std::vector<int> indices;
+    const Json* value = json_.find(key);
+    if (value == nullptr) return indices;
+    if (!value->is_array()) fail(fmt::format("\"{}\" must be a list", key));
+    for (const Json& item : value->as_array()) {
+      if (!item.is_int() || item.as_int() < 0 || item.as_int() >= static_cast<int64_t>(count))
+        fail(fmt::format("\"{}\" must list entries of the order, by index", key));
+      indices.push_back(static_cast<int>(item.as_int()));
+    }
+    return indices;
+  }
 
  private:
   const Json& json_;
@@ -68,21 +81,27 @@ class SpecReader {
   std::string where_;
 };
 
+// Far above what any device has; what is larger is a slip of the pen.
 constexpr int64_t kMaxLanes = 16;
+constexpr int64_t kMaxStage = 7;
 constexpr int64_t kMaxSms = 1024;
 constexpr int64_t kMaxRows = int64_t{1} << 24;
+constexpr int64_t kMaxTp = 1024;
 
-NanoOp parse_nano_op(const Json& json, const std::string& origin, size_t index, int64_t rows) {
+/// `count`: entries of the order.
+NanoOp parse_nano_op(const Json& json, const std::string& origin, size_t index, size_t count,
+                     int64_t rows) {
   const SpecReader in(json, origin, fmt::format("order[{}]", index));
-  in.allow_only({"op", "rows", "stage", "lane", "sms", "hard"});
+  in.allow_only({"op", "rows", "stage", "lane", "sms", "hard", "after_start"});
   NanoOp nano;
   nano.op = in.text("op", "");
   if (nano.op.empty()) in.fail("\"op\" is missing");
   nano.rows = in.range("rows", rows);
-  nano.stage = static_cast<int>(in.number("stage", 0, 0, 1));
+  nano.stage = static_cast<int>(in.number("stage", 0, 0, kMaxStage));
   nano.lane = static_cast<LaneId>(in.number("lane", 0, 0, kMaxLanes - 1));
   nano.sm.sms = static_cast<int>(in.number("sms", 0, 0, kMaxSms));
   nano.sm.kind = in.flag("hard") ? SmBudget::Kind::kHard : SmBudget::Kind::kSoft;
+  nano.after_start = in.references("after_start", count);
   return nano;
 }
 
@@ -114,6 +133,8 @@ Json PipelineSpec::to_json() const {
     if (nano.stage != 0) op.set("stage", nano.stage);
     if (nano.sm.sms != 0) op.set("sms", nano.sm.sms);
     if (nano.sm.kind == SmBudget::Kind::kHard) op.set("hard", true);
+    if (!nano.after_start.empty())
+      op.set("after_start", Json(Json::Array(nano.after_start.begin(), nano.after_start.end())));
     ops.push_back(std::move(op));
   }
   return Json::object({{"name", name}, {"key", std::move(key_json)}, {"order", std::move(ops)}});
@@ -130,12 +151,13 @@ PipelineSpec parse_spec(const Json& json, const std::string& origin) {
   key_in.allow_only({"model", "device", "tp", "rows"});
   spec.key.model = key_in.text("model", "");
   spec.key.device = key_in.text("device", "");
-  spec.key.tp = static_cast<int>(key_in.number("tp", 0, 0, 1024));
+  spec.key.tp = static_cast<int>(key_in.number("tp", 0, 0, kMaxTp));
   spec.key.rows = key_in.number("rows", 1, 1, kMaxRows);
   const Json* order = json.find("order");
   if (order == nullptr || !order->is_array()) in.fail("\"order\" must be a list");
-  for (size_t i = 0; i < order->as_array().size(); ++i)
-    spec.order.push_back(parse_nano_op(order->as_array()[i], origin, i, spec.key.rows));
+  const Json::Array& entries = order->as_array();
+  for (size_t i = 0; i < entries.size(); ++i)
+    spec.order.push_back(parse_nano_op(entries[i], origin, i, entries.size(), spec.key.rows));
   return spec;
 }
 
@@ -145,8 +167,21 @@ PipelineSpec read_spec(const std::filesystem::path& path) {
   return parse_spec(*json, path.string());
 }
 
+void write_spec(const std::filesystem::path& path, const PipelineSpec& spec) {
+  const Json json = spec.to_json();
+  std::vector<std::string> lines;
+  for (const Json& op : json.find("order")->as_array()) lines.push_back(op.dump(-1, true));
+  std::string name;
+  append_json_string(name, spec.name);
+  const std::string key = json.find("key")->dump(-1, true);
+  write_file_atomically(path,
+                        fmt::format("{{\"name\": {}, \"key\": {}, \"order\": [\n {}\n]}}\n", name,
+                                    key, fmt::join(lines, ",\n ")));
+}
+
 RowRange scale_rows(const RowRange& range, int64_t spec_rows, int64_t bucket_rows) {
   NANO_CHECK(spec_rows > 0 && bucket_rows >= 0, "{} -> {} rows", spec_rows, bucket_rows);
+  if (bucket_rows == spec_rows) return range;
   const int64_t multiple = bucket_rows >= 64 ? 16 : 1;
   const auto cut = [&](int64_t row) {
     if (row == 0 || row == spec_rows) return row == 0 ? 0 : bucket_rows;

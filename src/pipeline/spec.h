@@ -28,18 +28,23 @@ struct SpecKey {
 struct NanoOp {
   std::string op;  ///< name of a layer op of the graph
   RowRange rows;   ///< in [0, key.rows]; scaled to the bucket a plan is made for (scale_rows)
-  int stage = 0;   ///< 0: this layer; 1: the next layer's, issued one period early
+  int stage = 0;   ///< s: of the layer s ahead, so issued s periods early
   LaneId lane = 0;
   SmBudget sm;
+  /// Entries of the order (by index) that should have started before this one, so that a small grid
+  /// is resident before a large one fills the device. A hint: no result depends on it.
+  std::vector<int> after_start;
   bool operator==(const NanoOp&) const = default;
 };
 
 /// One period of the layer loop. Ops of the graph's prologue and epilogue are not listed: they run
 /// uncut, on lane 0, before and after.
-///   {"name": "two halves", "key": {"rows": 2},
-///    "order": [{"op": "qkv", "rows": [0, 1], "lane": 0}, {"op": "attn_decode", "rows": [0, 1],
-///    "lane": 1, "stage": 1,
-///               "sms": 20, "hard": true}, ...]}
+/// On disk, as write_spec() prints it:
+///   {"name": "two halves", "key": {"rows": 2}, "order": [
+///    {"op": "qkv", "rows": [0, 1], "lane": 0},
+///    {"op": "attn_decode", "rows": [0, 1], "lane": 1, "stage": 1, "sms": 20, "hard": true},
+///    {"op": "qkv", "rows": [1, 2], "lane": 0, "after_start": [1]}
+///   ]}
 struct PipelineSpec {
   std::string name;
   SpecKey key;
@@ -51,15 +56,18 @@ struct PipelineSpec {
   bool operator==(const PipelineSpec&) const = default;
 };
 
-/// Throws FormatError naming `origin` and the entry: wrong types, unknown keys, ranges outside [0,
-/// key.rows], negative lanes or budgets, stages other than 0 and 1.
+/// Throws FormatError naming `origin` and the entry: wrong types, unknown or repeated keys, ranges
+/// outside [0, key.rows], lanes, stages, budgets or references that cannot be.
 PipelineSpec parse_spec(const Json& json, const std::string& origin);
 /// Throws IoError, too.
 PipelineSpec read_spec(const std::filesystem::path& path);
+/// One nano-op per line; read_spec() gives back the same spec. Throws IoError.
+void write_spec(const std::filesystem::path& path, const PipelineSpec& spec);
 
-/// `range` of a spec whose unit is `spec_rows`, in a bucket of `bucket_rows` rows. Cuts keep their
-/// proportion and are rounded to multiples of 16 rows (from 64 rows on), since GEMM tiles are; a
-/// range may become empty.
+/// `range` of a spec whose unit is `spec_rows`, in a bucket of `bucket_rows` rows. In the bucket
+/// that a spec was made for (both equal) cuts are exact. In others they keep their proportion and
+/// are rounded to multiples of 16 rows (from 64 rows on), since GEMM tiles are; a range may become
+/// empty.
 RowRange scale_rows(const RowRange& range, int64_t spec_rows, int64_t bucket_rows);
 
 }  // namespace nanoflow

@@ -9,6 +9,7 @@
 
 #include "parity/golden.h"
 #include "parity/sequential_model.h"
+#include "pipeline/builtin_specs.h"
 
 namespace nanoflow {
 namespace {
@@ -107,6 +108,53 @@ TEST_P(FamilyParity, NanoBatchesEqualWholeBatches) {
   SequentialModel whole(model.config, *model.source, {});
   SequentialModel cut(model.config, *model.source, {.cuts = {1, 20, 38}});
   EXPECT_EQ(cut.step({}, prefills), whole.step({}, prefills));
+}
+
+// A mixed step: one sequence decodes while two others are prefilled, with padding rows behind.
+std::vector<float> mixed_step(const Loaded& model, SequentialOptions options) {
+  options.padding = 5;
+  SequentialModel runner(model.config, *model.source, options);
+  const std::vector<int32_t>& a = model.golden.prompts[2];
+  const auto part = [&](size_t begin, size_t end) {
+    return std::vector<int32_t>(a.begin() + static_cast<int64_t>(begin),
+                                a.begin() + static_cast<int64_t>(end));
+  };
+  (void)runner.step({}, {{2, 0, part(0, 4)}});
+  return runner.step({{2, 4, part(4, 5)}},
+                     {{0, 0, model.golden.prompts[3]}, {1, 0, model.golden.prompts[2]}});
+}
+
+TEST_P(FamilyParity, EveryPipelineEqualsTheSequentialWalk) {
+  const std::vector<float> want = mixed_step(model, {});
+  for (const std::string& pipeline : builtin_spec_names())
+    EXPECT_EQ(mixed_step(model, {.pipeline = pipeline}), want) << pipeline;
+}
+
+TEST_P(FamilyParity, EveryPipelineEqualsTheSequentialWalkOnSeveralRanks) {
+  for (const int tp : {2, 4}) {
+    if (model.config.num_attention_heads % tp != 0 || model.config.intermediate_size % tp != 0)
+      continue;
+    const auto run = [&](const std::string& pipeline) {
+      const auto group = make_in_process_group(tp);
+      std::vector<std::vector<float>> logits(static_cast<size_t>(tp));
+      {
+        std::vector<std::jthread> ranks;
+        for (int rank = 0; rank < tp; ++rank)
+          ranks.emplace_back([&, rank] {
+            logits[static_cast<size_t>(rank)] =
+                mixed_step(model, {.tp_rank = rank,
+                                   .tp_size = tp,
+                                   .comm = group[static_cast<size_t>(rank)].get(),
+                                   .pipeline = pipeline});
+          });
+      }
+      for (const std::vector<float>& other : logits) EXPECT_EQ(other, logits.front()) << pipeline;
+      return logits.front();
+    };
+    const std::vector<float> want = run("");
+    for (const std::string& pipeline : builtin_spec_names())
+      EXPECT_EQ(run(pipeline), want) << pipeline << ", tp " << tp;
+  }
 }
 
 TEST_P(FamilyParity, TwoRanksEqualOneWithinBound) {

@@ -3,6 +3,11 @@
 #include <algorithm>
 #include <cstring>
 
+#include "pipeline/builtin_specs.h"
+#include "pipeline/executor.h"
+#include "pipeline/lower.h"
+#include "pipeline/verify.h"
+
 namespace nanoflow {
 
 /// Memory of one node at some rows of one layer.
@@ -57,7 +62,7 @@ SequentialModel::SequentialModel(const ModelConfig& config, const CheckpointSour
     : config_(config),
       options_(std::move(options)),
       backend_({.threads = options_.threads,
-                .lanes = 1,
+                .lanes = 3,
                 .comm = options_.comm,
                 .reference_kernels = options_.reference_kernels}),
       weights_(config, source, backend_, load_options(options_)),
@@ -179,11 +184,33 @@ void SequentialModel::walk(const OpGraph& graph, int64_t rows, const std::string
   }
 }
 
+void SequentialModel::run_plan(const OpGraph& graph, int64_t rows) {
+  BindEnvironment environment{.rows = rows, .backend = &backend_, .weights = &weights_};
+  for (const Symbol& symbol : graph.symbols)
+    if (symbol.space == SymbolSpace::kExternal)
+      environment.external[symbol.name] = symbol_memory(symbol, rows);
+  for (int layer = 0; layer < graph.num_layers; ++layer) environment.kv.push_back(cache(layer));
+  environment.step = inputs_;
+  const PipelineSpec spec = load_spec(options_.pipeline, graph);
+  const Buffer arena = backend_.allocate(lower(graph, spec, environment).arena_bytes);
+  std::memset(arena.data(), 0xff, static_cast<size_t>(arena.size()));  // NaN until written
+  environment.arena = arena.view(DType::kU8, {arena.size()});
+  const Plan plan = lower(graph, spec, environment);
+  const std::vector<std::string> problems = verify(plan, graph, backend_.device().num_sms);
+  NANO_CHECK(problems.empty(), "{}", problems.front());
+  Executor(backend_).run(plan);
+  backend_.synchronize();
+}
+
 std::vector<float> SequentialModel::step(const std::vector<ModelChunk>& decodes,
                                          const std::vector<ModelChunk>& prefills) {
   fill_step(decodes, prefills);
   const int64_t rows = header_.num_rows + options_.padding;
-  walk(forward_, rows, "");
+  if (options_.pipeline.empty()) {
+    walk(forward_, rows, "");
+  } else {
+    run_plan(forward_, rows);
+  }
   walk(sample_, rows, "sample");
   const std::string name = options_.tp_size > 1 ? "all_logits" : "logits";
   for (const Symbol& symbol : sample_.symbols) {

@@ -1,6 +1,6 @@
 // SequentialModel: the plainest way to run a model's graphs. It walks the nodes in order on one
 // rank's backend, layer by layer; no plan, no lanes, no events. What the pipeline does must equal
-// it.
+// it: with `pipeline` set, the forward graph runs as a verified plan instead.
 #pragma once
 
 #include <memory>
@@ -34,6 +34,7 @@ struct SequentialOptions {
   int max_length = 128;       ///< tokens per sequence
   int padding = 0;            ///< rows behind the live ones of every step
   std::vector<int64_t> cuts;  ///< every op is run in pieces cut at these rows
+  std::string pipeline;       ///< a spec's name: run the forward graph through it
 };
 
 class SequentialModel {
@@ -55,6 +56,7 @@ class SequentialModel {
   void append_chunk(const ModelChunk& chunk);
   void walk(const OpGraph& graph, int64_t rows, const std::string& stop_before);
   void run_node(const OpGraph& graph, const OpNode& node, int layer, int64_t rows);
+  void run_plan(const OpGraph& graph, int64_t rows);
   TensorView symbol_memory(const Symbol& symbol, int64_t rows);
   [[nodiscard]] KvCacheView cache(int layer) const;
   [[nodiscard]] int32_t page_of(int seq, int64_t index) const;

@@ -216,6 +216,13 @@ SNIPPETS = [
     ("{{ nofunc(1) }}", {}),
     ("{{ x() }}", {"x": 1}),
     ("{{ d.nomethod() }}", {"d": {}}),
+    ("{% macro m(a, b, c=3) %}{{ a }}{{ b }}{{ c }}{% endmacro %}{{ m(*[1, 2]) }} {{ m(1, **{'b': 5, 'c': 6}) }} {{ m(*(1,), **{'b': 2}) }} {{ dict(**{'x': 1}) }}", {}),
+    ("{{ dict(a=1, **{'a': 2}) }}", {}),
+    ("{{ range(**5) }}", {}),
+    ("{% macro m() %}{{ varargs }}|{{ kwargs }}{% endmacro %}{{ m(1, 2, x=3) }}", {}),
+    ("{% macro m(a) %}{{ a }}{{ varargs | length }}{% for v in varargs %}{{ v }}{% endfor %}{% endmacro %}{{ m(1) }} {{ m(1, 2, 3) }}", {}),
+    ("{% for a, (b, c), d in [(1, (2, 3), 4)] %}{{ a }}{{ b }}{{ c }}{{ d }}{% endfor %}{% for i, (k, v) in [(0, ('x', 1))] %}{{ i }}{{ k }}{{ v }}{% endfor %}", {}),
+    ("{{ caller is defined }}{% macro m() %}{{ caller is defined }}{% endmacro %}{{ m() }}{% call m() %}x{% endcall %}", {}),
     # transformers-like idioms
     ("{% for m in messages %}{{ '<|' + m['role'] + '|>' + (m['content'] | trim) }}{% endfor %}", {"messages": CHAT}),
     ("{%- if messages[0]['role'] == 'system' %}{% set sys = messages[0]['content'] %}{% set rest = messages[1:] %}{% endif %}{{ sys }}|{{ rest | length }}|{{ messages[::-1][0].role }}", {"messages": CHAT}),

@@ -315,7 +315,7 @@ TEST_F(ChatTemplateFiles, BuiltInsAndFilesAreLoadedByName) {
       {"role": "user", "content": "c"}])"),
                         {})
                 .value(),
-            "<s>[INST] <<SYS>>\nS\n<</SYS>>\n\n a  [/INST] b </s><s>[INST] c [/INST]");
+            "<s>[INST] <<SYS>>\nS\n<</SYS>>\n\n a [/INST] b </s><s>[INST] c [/INST]");
   EXPECT_EQ(llama.render(json(R"([{"role": "assistant", "content": "b"}])"), {}).error().message,
             "Conversation roles must alternate user/assistant/user/assistant/...");
   write("mine.jinja", "mine");

@@ -20,6 +20,8 @@ using Symbol = int;  // a variable's name, interned
 struct CallArgs {
   std::vector<const Expr*> positional;
   std::vector<std::pair<std::string_view, const Expr*>> named;
+  const Expr* more_positional = nullptr;  // *args
+  const Expr* more_named = nullptr;       // **kwargs
 };
 
 struct Expr {
@@ -95,6 +97,8 @@ struct Stmt {
   Target target;
   std::vector<std::pair<Symbol, const Expr*>> assignments;  // {% with a = x %}
   std::vector<Parameter> parameters;
+  bool takes_varargs = false;  // a macro whose body names `varargs` takes any number of arguments
+  bool takes_kwargs = false;   // likewise `kwargs`
   std::vector<std::pair<const Expr*, Body>> branches;
   Body body;
   Body otherwise;

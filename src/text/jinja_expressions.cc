@@ -135,11 +135,33 @@ Value Machine::eval_slice(const Expr& e) {
   return get_slice(heap_, object, bounds[0], bounds[1], bounds[2]);
 }
 
+// **more: names come from a dict.
+void Machine::add_named(Args& args, const Value& more) {
+  if (!more.is_dict()) raise("the argument after ** must be a mapping");
+  for (size_t i = 0; i < more.size; ++i) {
+    const Entry& entry = more.entries[i];
+    if (!entry.key.is_string()) raise("keywords must be strings");
+    heap_.charge(1 + args.named.size() / 8);
+    for (const auto& [name, value] : args.named) {
+      if (name == entry.key.text()) {
+        raise(fmt::format("got multiple values for keyword argument '{}'", name));
+      }
+    }
+    args.named.emplace_back(entry.key.text(), entry.value);
+  }
+}
+
 Args Machine::eval_args(const CallArgs& call) {
   Args args;
   args.positional.reserve(call.positional.size());
   for (const Expr* arg : call.positional) args.positional.push_back(eval(*arg));
   for (const auto& [name, arg] : call.named) args.named.emplace_back(name, eval(*arg));
+  if (call.more_positional != nullptr) {
+    for (const Value& v : iterate(heap_, eval(*call.more_positional))) {
+      args.positional.push_back(v);
+    }
+  }
+  if (call.more_named != nullptr) add_named(args, eval(*call.more_named));
   return args;
 }
 

@@ -74,6 +74,7 @@ class Machine {
   Value attribute(const Value& object, std::string_view name);
   Value apply_filters(const Expr* chain, const Value& body);
   Args eval_args(const CallArgs& call);
+  void add_named(Args& args, const Value& more);
   Value call(const Value& callee, const Args& args);
   Value call_attribute(const Expr& callee, const Args& args, const Value& object);
 

@@ -204,11 +204,16 @@ class Parser final : public ExprParser {
   }
 
   // Bodies of macros and calls are functions: a break in them has no loop.
-  Body function_body(std::string_view end) {
-    const int outer = std::exchange(loops_, 0);
-    Body body = block_to(end);
-    loops_ = outer;
-    return body;
+  void function_body(Stmt& stmt, std::string_view end) {
+    const int outer_loops = std::exchange(loops_, 0);
+    const bool outer_varargs = std::exchange(names_varargs_, false);
+    const bool outer_kwargs = std::exchange(names_kwargs_, false);
+    stmt.body = block_to(end);
+    stmt.takes_varargs = names_varargs_;
+    stmt.takes_kwargs = names_kwargs_;
+    loops_ = outer_loops;
+    names_varargs_ = outer_varargs;
+    names_kwargs_ = outer_kwargs;
   }
 
   std::vector<Parameter> parameters() {
@@ -235,7 +240,7 @@ class Parser final : public ExprParser {
     Stmt& stmt = make_stmt(Stmt::kMacro, line);
     stmt.target.name = target_name();
     stmt.parameters = parameters();
-    stmt.body = function_body("endmacro");
+    function_body(stmt, "endmacro");
     return stmt;
   }
 
@@ -245,7 +250,7 @@ class Parser final : public ExprParser {
     stmt.expr = expression();
     if (stmt.expr->type != Expr::kCall) fail("expected a call");
     symbol("caller");
-    stmt.body = function_body("endcall");
+    function_body(stmt, "endcall");
     return stmt;
   }
 
@@ -270,7 +275,7 @@ class Parser final : public ExprParser {
 
   Stmt& generation_statement(int line) {
     Stmt& stmt = make_stmt(Stmt::kScope, line);
-    stmt.body = function_body("endgeneration");
+    function_body(stmt, "endgeneration");
     return stmt;
   }
 

@@ -4,7 +4,7 @@
 // (names, unpacking, namespace attributes, blocks), macro, call, filter, with, generation, raw,
 // comments, whitespace control. Expressions: all operators of Jinja, inline if, filters, tests,
 // calls, slices. Not supported, with a clear error: include, import, extends, block, autoescape,
-// do, trans, recursive loops, *args and **kwargs in calls, and filters, tests and functions that
+// do, trans, recursive loops, and filters, tests and functions that
 // are not in jinja_filters*.cc, jinja_predicates.cc and jinja_interpreter.cc.
 #pragma once
 

@@ -56,6 +56,8 @@ class ExprParser {
   };
 
   Program& program_;
+  bool names_varargs_ = false;  // since the innermost macro began
+  bool names_kwargs_ = false;
 
  private:
   const Expr* conditional();

@@ -93,6 +93,8 @@ const Expr* ExprParser::done(Expr& node) {
   for (const Expr* child : node.args) deepen(child);
   for (const Expr* child : node.call.positional) deepen(child);
   for (const auto& [name, child] : node.call.named) deepen(child);
+  deepen(node.call.more_positional);
+  deepen(node.call.more_named);
   if (node.depth > kMaxTreeDepth) fail("an expression is too long or nested too deeply");
   return &node;
 }
@@ -292,6 +294,8 @@ const Expr* ExprParser::name_or_literal() {
     node.constant = Value::none();
   } else {
     node.type = Expr::kName;
+    names_varargs_ = names_varargs_ || text == "varargs";
+    names_kwargs_ = names_kwargs_ || text == "kwargs";
     node.symbol = symbol(text);
     node.name = program_.names[static_cast<size_t>(node.symbol)];
   }
@@ -396,8 +400,12 @@ CallArgs ExprParser::call_args() {
   CallArgs args;
   expect("(");
   while (!now().is(")")) {
-    if (now().is("*") || now().is("**")) fail("*args and **kwargs in a call are not supported");
-    if (now().type == Token::kName && ahead().is("=")) {
+    if (now().is("*") || now().is("**")) {
+      const Expr*& slot = now().is("*") ? args.more_positional : args.more_named;
+      if (slot != nullptr || args.more_named != nullptr) fail("malformed arguments of a call");
+      take();
+      slot = expression();
+    } else if (now().type == Token::kName && ahead().is("=")) {
       const std::string_view name = expect_any_name();
       expect("=");
       for (const auto& [other, value] : args.named) {
@@ -405,7 +413,9 @@ CallArgs ExprParser::call_args() {
       }
       args.named.emplace_back(name, expression());
     } else {
-      if (!args.named.empty()) fail("a positional argument follows a named one");
+      if (!args.named.empty() || args.more_positional != nullptr || args.more_named != nullptr) {
+        fail("a positional argument follows a named one");
+      }
       args.positional.push_back(expression());
     }
     if (args.positional.size() + args.named.size() > kMaxArgs)

@@ -306,12 +306,14 @@ Value Machine::call_macro(const MacroObject& macro, const Args& args) {
 
 void Machine::bind_parameters(const MacroObject& macro, const Args& args) {
   const std::vector<Parameter>& parameters = macro.definition->parameters;
-  if (args.positional.size() > parameters.size()) {
+  const size_t taken = std::min(args.positional.size(), parameters.size());
+  if (taken < args.positional.size() && !macro.definition->takes_varargs) {
     raise(fmt::format("macro '{}' takes not more than {} argument(s)", macro.name,
                       parameters.size()));
   }
   std::vector<const Value*> given(parameters.size(), nullptr);
-  for (size_t i = 0; i < args.positional.size(); ++i) given[i] = &args.positional[i];
+  for (size_t i = 0; i < taken; ++i) given[i] = &args.positional[i];
+  std::vector<Entry> rest;
   for (const auto& [name, value] : args.named) {
     const Symbol symbol = find_symbol(name);
     const auto at = std::find_if(parameters.begin(), parameters.end(),
@@ -324,10 +326,18 @@ void Machine::bind_parameters(const MacroObject& macro, const Args& args) {
       slot = &value;
     } else if (name == "caller") {
       if (caller_symbol_ >= 0) set(*scope_, caller_symbol_, value);
+    } else if (macro.definition->takes_kwargs) {
+      rest.push_back({Value::of(name), value});
     } else {
       raise(fmt::format("macro '{}' takes no keyword argument '{}'", macro.name, name));
     }
   }
+  if (macro.definition->takes_varargs) {
+    const std::vector<Value> more(args.positional.begin() + static_cast<std::ptrdiff_t>(taken),
+                                  args.positional.end());
+    set(*scope_, find_symbol("varargs"), heap_.list(more, Kind::kTuple));
+  }
+  if (macro.definition->takes_kwargs) set(*scope_, find_symbol("kwargs"), heap_.dict(rest));
   for (size_t i = 0; i < parameters.size(); ++i) {
     const auto& [name, otherwise] = parameters[i];
     Value v = Value::undefined(Missing::kHint, "a parameter of the macro was not provided");

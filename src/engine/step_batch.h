@@ -38,7 +38,8 @@ struct StepResults {
   std::vector<int32_t> ids;         ///< [N] chosen token, or the target
   std::vector<float> logprobs;      ///< [N] of that token
   std::vector<int32_t> ranks;       ///< [N], 0: likeliest
-  std::vector<int32_t> top_ids;     ///< [N * kMaxTopLogprobs], -1 behind the wanted
+  std::vector<int32_t> top_ids;     ///< [N * kMaxTopLogprobs], -1 behind the wanted;
+                                    ///< empty when no row wants any
   std::vector<float> top_logprobs;  ///< [N * kMaxTopLogprobs]
 };
 

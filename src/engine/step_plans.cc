@@ -1,0 +1,149 @@
+#include "engine/step_plans.h"
+
+#include <algorithm>
+#include <string>
+
+#include "base/check.h"
+#include "base/error.h"
+#include "engine/device_memory.h"
+#include "engine/row_bucket.h"
+#include "model/graph.h"
+#include "pipeline/builtin_specs.h"
+#include "pipeline/verify.h"
+
+namespace nanoflow {
+
+namespace {
+
+constexpr const char* kRemedy = "lower max_num_batched_tokens";
+
+/// Step inputs and results of the right shapes over `base`, to lower a plan that is only measured.
+StepInputs shapes_of_inputs(void* base, const StepCapacity& c) {
+  const auto int32 = [&](int64_t rows) { return TensorView(base, DType::kI32, {rows}); };
+  return {.header = static_cast<const StepHeader*>(base),
+          .token_ids = int32(c.rows),
+          .positions = int32(c.rows),
+          .row_seq = int32(c.rows),
+          .kv_slots = int32(c.rows),
+          .q_indptr = int32(c.seqs + 1),
+          .kv_page_indptr = int32(c.seqs + 1),
+          .kv_page_indices = int32(1),
+          .kv_last_page_len = int32(c.seqs),
+          .last_token = int32(c.seqs),
+          .sample_rows = int32(c.sample_chunk),
+          .sampling = TensorView(base, DType::kU8, {c.sample_chunk, sizeof(SamplingRow)}),
+          .history = int32(1),
+          .bias_ids = int32(1),
+          .bias_values = TensorView(base, DType::kF32, {1})};
+}
+
+void add_result_shapes(void* base, int64_t rows,
+                       std::map<std::string, TensorView, std::less<>>& external) {
+  external["sampled_ids"] = TensorView(base, DType::kI32, {rows, 1});
+  external["sampled_logprobs"] = TensorView(base, DType::kF32, {rows, 1});
+  external["sampled_ranks"] = TensorView(base, DType::kI32, {rows, 1});
+  external["top_ids"] = TensorView(base, DType::kI32, {rows, kMaxTopLogprobs});
+  external["top_logprobs"] = TensorView(base, DType::kF32, {rows, kMaxTopLogprobs});
+}
+
+}  // namespace
+
+StepPlans::StepPlans(Backend& backend, const ModelConfig& model, const WeightStore& weights,
+                     DType act, int tp_size, const std::string& pipeline,
+                     const StepCapacity& capacity)
+    : backend_(backend),
+      weights_(weights),
+      capacity_(capacity),
+      num_sms_(backend.device().num_sms),
+      forward_graph_(build_forward_graph(model, tp_size, act)),
+      sample_graph_(build_sample_graph(model, tp_size, act)),
+      forward_spec_(load_spec(pipeline, forward_graph_)),
+      sample_spec_(sequential_spec(sample_graph_)) {
+  const int64_t bytes = capacity.rows * model.hidden_size * dtype_size(act);
+  residual_ = allocate_for(backend, bytes, "the residual stream", kRemedy);
+  delta_ = allocate_for(backend, bytes, "the residual stream", kRemedy);
+  external_["residual"] = residual_.view(act, {capacity.rows, model.hidden_size});
+  external_["delta"] = delta_.view(act, {capacity.rows, model.hidden_size});
+  const KvLayout layout = backend.kv_layout({model.kv_heads(tp_size), model.head_dim, act});
+  const KvCacheView kv{.k = residual_.data(),
+                       .v = residual_.data(),
+                       .dtype = act,
+                       .num_pages = 1,
+                       .page_size = layout.page_size,
+                       .page_stride = layout.page_stride,
+                       .slot_stride = layout.slot_stride,
+                       .head_stride = layout.head_stride};
+  arena_ = allocate_for(backend, measure_arena(model.num_hidden_layers, kv),
+                        "a step's scratch memory", kRemedy);
+}
+
+/// Bytes that the plans of every bucket need. They share one arena, since steps run one by one.
+int64_t StepPlans::measure_arena(int64_t kv_layers, const KvCacheView& kv) const {
+  BindEnvironment env = environment(capacity_.rows);
+  env.step = shapes_of_inputs(residual_.data(), capacity_);
+  env.kv.assign(static_cast<size_t>(kv_layers), kv);
+  int64_t bytes = lower(forward_graph_, forward_spec_, env).arena_bytes;
+  env.rows = capacity_.sample_chunk;
+  add_result_shapes(residual_.data(), capacity_.sample_chunk, env.external);
+  bytes = std::max(bytes, lower(sample_graph_, sample_spec_, env).arena_bytes);
+  // Cuts are rounded to multiples of rows, so a smaller bucket's largest piece may need a little
+  // more workspace than a larger one's.
+  return bytes + bytes / 16;
+}
+
+BindEnvironment StepPlans::environment(int64_t rows) const {
+  BindEnvironment env;
+  env.rows = rows;
+  env.backend = &backend_;
+  env.weights = &weights_;
+  env.external = external_;
+  env.kv = kv_;
+  if (arena_.size() > 0) env.arena = arena_.view(DType::kU8, {arena_.size()});
+  return env;
+}
+
+void StepPlans::bind(const StepArrays& arrays, const ResultArrays& results,
+                     std::vector<KvCacheView> kv) {
+  arrays_ = &arrays;
+  results_ = &results;
+  kv_ = std::move(kv);
+}
+
+Plan StepPlans::checked(Plan plan, const OpGraph& graph) const {
+  const std::vector<std::string> problems = verify(plan, graph, num_sms_);
+  if (!problems.empty()) throw ConfigError("pipeline", plan.name + ": " + problems.front());
+  return plan;
+}
+
+const Plan& StepPlans::forward(int64_t bucket) {
+  const auto found = forward_plans_.find(bucket);
+  if (found != forward_plans_.end()) return found->second;
+  NANO_CHECK(arrays_ != nullptr, "no memory was bound");
+  BindEnvironment env = environment(bucket);
+  env.step = arrays_->forward_inputs();
+  Plan plan = checked(lower(forward_graph_, forward_spec_, env), forward_graph_);
+  return forward_plans_.emplace(bucket, std::move(plan)).first->second;
+}
+
+const Plan& StepPlans::sample(int64_t chunk, int64_t bucket) {
+  const std::pair key(chunk, bucket);
+  const auto found = sample_plans_.find(key);
+  if (found != sample_plans_.end()) return found->second;
+  NANO_CHECK(arrays_ != nullptr, "no memory was bound");
+  BindEnvironment env = environment(bucket);
+  env.step = arrays_->sample_inputs(chunk);
+  results_->bind(env.external, chunk * capacity_.sample_chunk, bucket);
+  Plan plan = checked(lower(sample_graph_, sample_spec_, env), sample_graph_);
+  return sample_plans_.emplace(key, std::move(plan)).first->second;
+}
+
+void StepPlans::warm_up() {
+  for (int64_t rows = 1; rows <= capacity_.rows; rows = row_bucket(rows) + 1) {
+    (void)forward(row_bucket(rows));
+  }
+  for (int64_t rows = 1; rows <= capacity_.sample_chunk; rows = row_bucket(rows) + 1) {
+    (void)sample(0, row_bucket(rows));
+  }
+}
+
+}  // namespace nanoflow

@@ -1,0 +1,79 @@
+// StepPlans: the plans of one rank's two graphs, by row bucket, and the memory that they are bound
+// to: residual stream and scratch arena. A plan is made, verified and kept when its bucket is first
+// needed.
+#pragma once
+
+#include <cstdint>
+#include <map>
+#include <utility>
+#include <vector>
+
+#include "engine/result_arrays.h"
+#include "engine/step_arrays.h"
+#include "model/config.h"
+#include "model/weights.h"
+#include "ops/graph.h"
+#include "pipeline/executor.h"
+#include "pipeline/lower.h"
+#include "pipeline/plan.h"
+#include "pipeline/spec.h"
+
+namespace nanoflow {
+
+class StepPlans {
+ public:
+  /// Builds the graphs, loads the spec `pipeline` and allocates for the largest buckets. `weights`
+  /// outlives this. Throws ConfigError (unknown spec, or one that does not fit the model), or
+  /// OutOfMemory naming what to lower.
+  StepPlans(Backend& backend, const ModelConfig& model, const WeightStore& weights, DType act,
+            int tp_size, const std::string& pipeline, const StepCapacity& capacity);
+
+  /// Where the rest of a step's memory is; once, before plans are asked for. Both outlive this.
+  void bind(const StepArrays& arrays, const ResultArrays& results, std::vector<KvCacheView> kv);
+
+  /// Plan of the forward graph for `bucket` rows.
+  const Plan& forward(int64_t bucket);
+  /// Plan of the sample graph for `bucket` rows of chunk `chunk`.
+  const Plan& sample(int64_t chunk, int64_t bucket);
+  /// Makes the plans of every bucket.
+  void warm_up();
+
+  [[nodiscard]] int64_t bytes() const { return arena_.size() + 2 * residual_.size(); }
+
+ private:
+  /// Looks a name up in the layer, then among the global weights.
+  class LayerThenGlobal final : public WeightSource {
+   public:
+    explicit LayerThenGlobal(const WeightStore& store) : store_(store) {}
+    [[nodiscard]] PackedWeight weight(std::string_view name, int layer) const override {
+      return store_.weight(name, store_.contains(name, layer) ? layer : -1);
+    }
+
+   private:
+    const WeightStore& store_;
+  };
+
+  [[nodiscard]] BindEnvironment environment(int64_t rows) const;
+  [[nodiscard]] int64_t measure_arena(int64_t kv_layers, const KvCacheView& kv) const;
+  [[nodiscard]] Plan checked(Plan plan, const OpGraph& graph) const;
+
+  Backend& backend_;
+  LayerThenGlobal weights_;
+  StepCapacity capacity_;
+  int num_sms_;
+  OpGraph forward_graph_;
+  OpGraph sample_graph_;
+  PipelineSpec forward_spec_;
+  PipelineSpec sample_spec_;
+  Buffer residual_;
+  Buffer delta_;
+  Buffer arena_;
+  std::map<std::string, TensorView, std::less<>> external_;
+  const StepArrays* arrays_ = nullptr;
+  const ResultArrays* results_ = nullptr;
+  std::vector<KvCacheView> kv_;
+  std::map<int64_t, Plan> forward_plans_;
+  std::map<std::pair<int64_t, int64_t>, Plan> sample_plans_;
+};
+
+}  // namespace nanoflow

@@ -1,0 +1,151 @@
+#include "engine/worker.h"
+
+#include <algorithm>
+#include <exception>
+#include <thread>
+
+#include <fmt/format.h>
+
+#include "base/check.h"
+#include "base/error.h"
+#include "engine/device_memory.h"
+#include "engine/row_bucket.h"
+
+namespace nanoflow {
+
+namespace {
+
+// More sampled rows at a time gain nothing and their float32 logits grow with the vocabulary.
+constexpr int64_t kMaxSampleChunk = 1024;
+
+LoadOptions load_options(const EngineConfig& config, const ModelConfig& model, DType act,
+                         int tp_rank) {
+  if (config.max_model_len > model.max_position_embeddings) {
+    throw ConfigError("max_model_len",
+                      fmt::format("is {}, but the model's positions end at {}",
+                                  config.max_model_len, model.max_position_embeddings));
+  }
+  LoadOptions options;
+  options.dtype = act;
+  options.tp_rank = tp_rank;
+  options.tp_size = config.tp_size;
+  options.max_positions = config.max_model_len;
+  options.num_threads = std::max(
+      1, static_cast<int>(std::thread::hardware_concurrency()) / std::max(1, config.tp_size));
+  return options;
+}
+
+}  // namespace
+
+Worker::Worker(const EngineConfig& config, const ModelConfig& model, const CheckpointSource& source,
+               std::unique_ptr<Backend> backend, int tp_rank, Logger& logger)
+    : config_(config),
+      model_(model),
+      logger_(logger),
+      reports_(tp_rank == 0),
+      backend_(std::move(backend)),
+      act_(config.dtype.value_or(backend_->device().preferred_dtype)),
+      kv_layout_(backend_->kv_layout({model.kv_heads(config.tp_size), model.head_dim, act_})),
+      weights_(model, source, *backend_, load_options(config, model, act_, tp_rank)),
+      plans_(*backend_, model_, weights_, act_, config.tp_size, config.pipeline, step_capacity()),
+      executor_(*backend_),
+      result_arrays_(*backend_, step_capacity().sample_chunk * step_capacity().sample_chunks) {}
+
+Worker::~Worker() {
+  try {
+    backend_->synchronize();
+  } catch (const std::exception& e) {
+    // What failed was reported when its results were asked for.
+    logger_.debug("while stopping: {}", e.what());
+  }
+}
+
+int64_t Worker::max_model_len() const {
+  return config_.max_model_len > 0 ? config_.max_model_len : model_.max_position_embeddings;
+}
+
+/// All but what depends on the cache's size. Reads only config_.
+StepCapacity Worker::step_capacity() const {
+  StepCapacity capacity;
+  capacity.rows = row_bucket(config_.max_num_batched_tokens);
+  capacity.seqs = config_.max_num_seqs;
+  // Usually each running sequence samples one row; scoring prompts may take several chunks.
+  capacity.sample_chunk =
+      std::min({kMaxSampleChunk, row_bucket(config_.max_num_seqs), capacity.rows});
+  capacity.sample_chunks =
+      (config_.max_num_batched_tokens + capacity.sample_chunk - 1) / capacity.sample_chunk;
+  return capacity;
+}
+
+int64_t Worker::bytes_per_page() const {
+  return kv_layout_.bytes_per_page * model_.num_hidden_layers;
+}
+
+int64_t Worker::affordable_pages() const {
+  const DeviceInfo device = backend_->device();
+  const bool shared = device.device.kind == Device::Kind::kHost;  // by all ranks
+  const int64_t ranks = shared ? config_.tp_size : 1;
+  const auto share = static_cast<int64_t>(config_.kv_memory_fraction *
+                                          static_cast<double>(device.free_bytes / ranks));
+  const int64_t budget = config_.kv_cache_bytes > 0 ? config_.kv_cache_bytes : share;
+  const int64_t affordable = budget / bytes_per_page();
+  const int64_t page_size = kv_layout_.page_size;
+  const int64_t pages_of_one = (max_model_len() + page_size - 1) / page_size;
+  const int64_t useful = config_.max_num_seqs * pages_of_one;
+  if (affordable < 1) {
+    throw OutOfMemory(fmt::format(
+        "{} for the KV cache hold no page ({} of {} tokens); raise kv_cache_bytes or free memory",
+        format_bytes(budget), format_bytes(bytes_per_page()), page_size));
+  }
+  // Slots (page * page_size + offset) are int32.
+  return std::min({affordable, useful, int64_t{INT32_MAX} / page_size});
+}
+
+void Worker::allocate_cache(int64_t num_pages) {
+  NANO_CHECK(!kv_memory_, "the cache exists");
+  num_pages_ = num_pages;
+  kv_memory_.emplace(*backend_, kv_layout_, act_, model_.num_hidden_layers, num_pages);
+  StepCapacity capacity = step_capacity();
+  capacity.page_indices = num_pages;
+  capacity.biases =
+      config_.max_num_seqs * static_cast<int64_t>(kMaxLogitBias + 2 * kMaxStopTokenIds);
+  // Every token but a sequence's last one is in the cache.
+  capacity.history = num_pages * kv_layout_.page_size + config_.max_num_seqs;
+  step_arrays_.emplace(*backend_, capacity);
+  plans_.bind(*step_arrays_, result_arrays_, kv_memory_->views());
+  if (config_.warm_up) plans_.warm_up();
+  if (!reports_) return;
+  logger_.info("memory per rank: weights {}, KV cache {} ({} tokens), work {}",
+               format_bytes(weights_.bytes()), format_bytes(kv_memory_->bytes()),
+               num_pages * kv_layout_.page_size,
+               format_bytes(plans_.bytes() + step_arrays_->bytes()));
+}
+
+EngineLimits Worker::limits() const {
+  return {.max_model_len = max_model_len(),
+          .vocab_size = model_.vocab_size,
+          .page_size = kv_layout_.page_size,
+          .num_pages = num_pages_,
+          .eos_token_ids = model_.eos_token_id};
+}
+
+void Worker::launch(const StepBatch& batch) {
+  NANO_CHECK(step_arrays_.has_value(), "there is no cache");
+  const StepCapacity capacity = step_capacity();
+  const int64_t bucket = row_bucket(batch.header.num_rows);
+  const Plan& forward = plans_.forward(bucket);
+  step_arrays_->upload(batch, bucket);
+  executor_.run(forward);
+  for (int64_t chunk = 0; chunk * capacity.sample_chunk < batch.header.num_samples; ++chunk) {
+    const int64_t rows =
+        std::min(batch.header.num_samples - chunk * capacity.sample_chunk, capacity.sample_chunk);
+    executor_.run(plans_.sample(chunk, row_bucket(rows)));
+  }
+  result_arrays_.download(batch);
+}
+
+StepResults Worker::results() {
+  return result_arrays_.wait();
+}
+
+}  // namespace nanoflow

@@ -1,0 +1,70 @@
+// Worker: one rank's device side. Owns weights, plans, KV cache memory and the step's arrays;
+// everything is allocated before the first step. Used by its rank's thread only.
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <optional>
+
+#include "base/log.h"
+#include "engine/config.h"
+#include "engine/engine.h"
+#include "engine/kv_memory.h"
+#include "engine/result_arrays.h"
+#include "engine/step_arrays.h"
+#include "engine/step_batch.h"
+#include "engine/step_plans.h"
+#include "model/config.h"
+#include "model/source.h"
+#include "model/weights.h"
+#include "ops/backend.h"
+#include "pipeline/executor.h"
+
+namespace nanoflow {
+
+class Worker {
+ public:
+  /// Loads this rank's weights and allocates what does not depend on the cache's size. Throws
+  /// ConfigError, FormatError, IoError, or OutOfMemory saying what to lower.
+  Worker(const EngineConfig& config, const ModelConfig& model, const CheckpointSource& source,
+         std::unique_ptr<Backend> backend, int tp_rank, Logger& logger);
+  /// Waits until the device is idle.
+  ~Worker();
+  Worker(const Worker&) = delete;
+  Worker& operator=(const Worker&) = delete;
+
+  /// Pages that the operator's budget and the memory left allow; at most what max_num_seqs requests
+  /// of max_model_len can use. Throws OutOfMemory when that is none.
+  [[nodiscard]] int64_t affordable_pages() const;
+  /// Allocates the cache; once, before the first step. All ranks get the same number.
+  void allocate_cache(int64_t num_pages);
+  [[nodiscard]] EngineLimits limits() const;
+
+  /// Enqueues a step: copy of its arrays, forward graph, sample graph in chunks, copy of the
+  /// results. Asynchronous.
+  void launch(const StepBatch& batch);
+  /// Waits for the oldest step. Throws what the step threw.
+  StepResults results();
+
+ private:
+  [[nodiscard]] int64_t bytes_per_page() const;
+  [[nodiscard]] StepCapacity step_capacity() const;
+  [[nodiscard]] int64_t max_model_len() const;
+
+  EngineConfig config_;
+  ModelConfig model_;
+  Logger& logger_;
+  bool reports_;                      // rank 0 logs for all
+  std::unique_ptr<Backend> backend_;  // before everything that lives in its memory
+  DType act_;
+  KvLayout kv_layout_;
+  WeightStore weights_;
+  StepPlans plans_;
+  Executor executor_;
+  ResultArrays result_arrays_;
+  int64_t num_pages_ = 0;
+  std::optional<KvMemory> kv_memory_;
+  std::optional<StepArrays> step_arrays_;
+};
+
+}  // namespace nanoflow

@@ -1,0 +1,167 @@
+#include "engine/worker_group.h"
+
+#include <algorithm>
+#include <deque>
+#include <exception>
+#include <functional>
+#include <future>
+#include <set>
+#include <string>
+#include <thread>
+#include <utility>
+#include <vector>
+
+#include <fmt/ranges.h>
+
+#include "base/bounded_queue.h"
+#include "base/error.h"
+#include "engine/worker.h"
+
+namespace nanoflow {
+
+namespace {
+
+/// One rank's thread: makes its Worker, runs commands on it in order, and destroys it. A command
+/// that throws aborts the group's communicator, so that no other rank waits for this one.
+class RankThread {
+ public:
+  explicit RankThread(Communicator& communicator)
+      : communicator_(communicator), thread_([this] { run(); }) {}
+  ~RankThread() {
+    commands_.close();
+    thread_.join();
+  }
+  RankThread(const RankThread&) = delete;
+  RankThread& operator=(const RankThread&) = delete;
+
+  /// Runs `work(worker)` on the thread; `worker` is an empty pointer until a command fills it.
+  template <typename Work>
+  auto post(Work work) -> std::future<decltype(work(std::declval<std::unique_ptr<Worker>&>()))> {
+    using Value = decltype(work(std::declval<std::unique_ptr<Worker>&>()));
+    auto task = std::make_shared<std::packaged_task<Value()>>(  // shared with the queued command
+        [this, work = std::move(work)] {
+          try {
+            return work(worker_);
+          } catch (...) {
+            communicator_.abort();
+            throw;
+          }
+        });
+    std::future<Value> result = task->get_future();
+    (void)commands_.push([task] { (*task)(); });
+    return result;
+  }
+
+ private:
+  void run() {
+    while (auto command = commands_.pop()) (*command)();
+    worker_.reset();
+  }
+
+  // A launch, a wait and their successors: the engine is never further ahead.
+  static constexpr size_t kCapacity = 8;
+
+  Communicator& communicator_;
+  std::unique_ptr<Worker> worker_;  // the thread's own
+  BoundedQueue<std::function<void()>> commands_{kCapacity};
+  std::thread thread_;
+};
+
+/// Waits for all ranks. Rethrows a failure; several different ones as one message.
+template <typename Value>
+std::vector<Value> get_all(std::vector<std::future<Value>>& futures) {
+  std::vector<Value> values;
+  std::exception_ptr first;
+  std::set<std::string> messages;
+  for (std::future<Value>& future : futures) {
+    try {
+      values.push_back(future.get());
+    } catch (const std::exception& e) {
+      if (!first) first = std::current_exception();
+      messages.insert(e.what());
+    }
+  }
+  if (messages.size() > 1) {
+    throw EnvironmentError(fmt::format("{}", fmt::join(messages, "; ")));
+  }
+  if (first) std::rethrow_exception(first);
+  return values;
+}
+
+class WorkerGroup final : public StepRunner {
+ public:
+  WorkerGroup(const EngineConfig& config, const ModelConfig& model, const CheckpointSource& source,
+              const BackendFactory& make_backend, Logger& logger)
+      : communicators_(make_in_process_group(config.tp_size)) {
+    for (const auto& communicator : communicators_) {
+      ranks_.push_back(std::make_unique<RankThread>(*communicator));
+    }
+    const std::vector<int64_t> pages =
+        on_all<int64_t>([&](std::unique_ptr<Worker>& worker, int rank) {
+          worker = std::make_unique<Worker>(
+              config, model, source, make_backend(*communicators_[static_cast<size_t>(rank)]), rank,
+              logger);
+          return worker->affordable_pages();
+        });
+    const int64_t num_pages = *std::min_element(pages.begin(), pages.end());
+    limits_ = on_all<EngineLimits>([&](std::unique_ptr<Worker>& worker, int) {
+                worker->allocate_cache(num_pages);
+                return worker->limits();
+              }).front();
+  }
+
+  [[nodiscard]] EngineLimits limits() const override { return limits_; }
+
+  void launch(const StepBatch& batch) override {
+    std::vector<std::future<bool>> launches;
+    for (const auto& rank : ranks_) {
+      launches.push_back(rank->post([&batch](std::unique_ptr<Worker>& worker) {
+        worker->launch(batch);
+        return true;
+      }));
+    }
+    launches_.push_back(std::move(launches));
+  }
+
+  StepResults results() override {
+    std::vector<std::future<StepResults>> results;
+    for (const auto& rank : ranks_) {
+      results.push_back(
+          rank->post([](std::unique_ptr<Worker>& worker) { return worker->results(); }));
+    }
+    std::vector<std::future<bool>> launches = std::move(launches_.front());
+    launches_.pop_front();
+    (void)get_all(launches);
+    return std::move(get_all(results).front());
+  }
+
+ private:
+  /// Runs `work(worker, rank)` on every rank at the same time.
+  template <typename Value>
+  std::vector<Value> on_all(const std::function<Value(std::unique_ptr<Worker>&, int)>& work) {
+    std::vector<std::future<Value>> futures;
+    for (size_t rank = 0; rank < ranks_.size(); ++rank) {
+      futures.push_back(ranks_[rank]->post([&work, rank](std::unique_ptr<Worker>& worker) {
+        return work(worker, static_cast<int>(rank));
+      }));
+    }
+    return get_all(futures);
+  }
+
+  std::vector<std::unique_ptr<Communicator>> communicators_;  // outlive the ranks' backends
+  std::vector<std::unique_ptr<RankThread>> ranks_;
+  std::deque<std::vector<std::future<bool>>> launches_;  // of the steps in flight
+  EngineLimits limits_;
+};
+
+}  // namespace
+
+std::unique_ptr<StepRunner> make_worker_group(const EngineConfig& config, const ModelConfig& model,
+                                              const CheckpointSource& source,
+                                              const BackendFactory& make_backend, Logger& logger) {
+  config.validate();
+  model.validate_tp(config.tp_size);
+  return std::make_unique<WorkerGroup>(config, model, source, make_backend, logger);
+}
+
+}  // namespace nanoflow

@@ -1,0 +1,338 @@
+// Engine, pipeline, model and CPU backend together: with the reference kernels a request's output
+// does not depend, bit for bit, on what else runs, on preemptions, on the spec, or on chunking.
+#include <map>
+#include <random>
+#include <string>
+
+#include <gtest/gtest.h>
+
+#include "backend/cpu/backend.h"
+#include "base/error.h"
+#include "engine/engine.h"
+#include "engine/step_runner.h"
+#include "engine/worker_group.h"
+#include "model/config.h"
+#include "model/source.h"
+
+namespace nanoflow {
+namespace {
+
+constexpr int64_t kVocab = 160;
+
+ModelConfig tiny_model(bool moe = false) {
+  const std::string common = R"("hidden_size": 64, "intermediate_size": 96,
+      "num_hidden_layers": 3, "num_attention_heads": 4, "num_key_value_heads": 2, "head_dim": 16,
+      "vocab_size": 160, "max_position_embeddings": 256, "rms_norm_eps": 1e-5,
+      "rope_theta": 10000.0, "torch_dtype": "float32", "eos_token_id": 3, "bos_token_id": 1,
+      "hidden_act": "silu")";
+  const std::string json =
+      moe ? R"({"architectures": ["MixtralForCausalLM"], "model_type": "mixtral",
+               "num_local_experts": 4, "num_experts_per_tok": 2, )" +
+                common + "}"
+          : R"({"architectures": ["LlamaForCausalLM"], "model_type": "llama", )" + common + "}";
+  return parse_model_config(json, "");
+}
+
+struct Setup {
+  std::string pipeline = "sequential";
+  int tp_size = 1;
+  DType dtype = DType::kF32;
+  bool moe = false;
+  int64_t kv_tokens = 4096;
+  int64_t max_num_seqs = 16;
+  int64_t max_num_batched_tokens = 64;
+  bool reference = true;
+};
+
+EngineConfig config_of(const Setup& setup, const ModelConfig& model) {
+  EngineConfig config;
+  config.max_num_batched_tokens = setup.max_num_batched_tokens;
+  config.max_num_seqs = setup.max_num_seqs;
+  config.dtype = setup.dtype;
+  config.tp_size = setup.tp_size;
+  config.pipeline = setup.pipeline;
+  config.kv_cache_bytes = setup.kv_tokens * model.kv_bytes_per_token(setup.dtype, setup.tp_size);
+  return config;
+}
+
+BackendFactory cpu_factory(bool reference) {
+  return [reference](Communicator& communicator) -> std::unique_ptr<Backend> {
+    CpuBackendOptions options;
+    options.threads = 1;
+    options.comm = &communicator;
+    options.reference_kernels = reference;
+    options.page_size = 4;
+    return std::make_unique<CpuBackend>(options);
+  };
+}
+
+/// An engine on a tiny model with made-up weights.
+class TinyEngine {
+ public:
+  explicit TinyEngine(const Setup& setup) : model_(tiny_model(setup.moe)) {
+    DummyOptions weights;
+    weights.seed = 11;
+    weights.matrix_deviation = 0.15;
+    weights.norm_deviation = 0.1;
+    const auto source = make_dummy_source(model_, weights);
+    const EngineConfig config = config_of(setup, model_);
+    engine_ = std::make_unique<Engine>(
+        config, make_worker_group(config, model_, *source, cpu_factory(setup.reference), logger_),
+        clock_, logger_);
+  }
+
+  Engine& operator*() { return *engine_; }
+  Engine* operator->() { return engine_.get(); }
+
+ private:
+  ModelConfig model_;
+  SteadyClock clock_;
+  Logger logger_{LogLevel::kWarning};
+  std::unique_ptr<Engine> engine_;
+};
+
+struct Output {
+  std::vector<int32_t> tokens;
+  std::vector<float> logprobs;         // of chosen and top tokens
+  std::vector<float> prompt_logprobs;  // of prompt and top tokens
+  std::optional<FinishReason> finish;
+  bool operator==(const Output&) const = default;
+};
+
+void append(std::vector<float>& out, const std::vector<TokenLogprob>& entries) {
+  for (const TokenLogprob& entry : entries) {
+    out.push_back(entry.logprob);
+    out.push_back(static_cast<float>(entry.rank));
+    for (const TopLogprob& top : entry.top) {
+      out.push_back(static_cast<float>(top.token));
+      out.push_back(top.logprob);
+    }
+  }
+}
+
+/// Runs requests together, `at_once` at a time at most.
+std::map<RequestId, Output> run(Engine& engine, const std::vector<Request>& requests,
+                                size_t at_once) {
+  std::map<RequestId, Output> outputs;
+  const auto events = std::make_shared<EventQueue>();
+  size_t submitted = 0;
+  size_t finished = 0;
+  while (finished < requests.size()) {
+    while (submitted < requests.size() && submitted - finished < at_once) {
+      const auto handle = engine.submit(requests[submitted++], events);
+      EXPECT_TRUE(handle.has_value()) << handle.error().message;
+    }
+    const auto event = events->pop(std::chrono::seconds(60));
+    if (!event) {
+      ADD_FAILURE() << "the engine hangs";
+      break;
+    }
+    Output& output = outputs[event->request_id];
+    output.tokens.insert(output.tokens.end(), event->tokens.begin(), event->tokens.end());
+    append(output.logprobs, event->logprobs);
+    append(output.prompt_logprobs, event->prompt_logprobs);
+    output.finish = event->finish;
+    if (event->finish) ++finished;
+  }
+  return outputs;
+}
+
+/// Greedy and seeded sampling, short and long, with every parameter that travels to the device.
+std::vector<Request> mixed_requests(int count, int64_t max_prompt, int64_t max_output) {
+  std::mt19937 random(5);
+  const auto below = [&](int64_t n) {
+    return static_cast<int64_t>(random() % static_cast<uint32_t>(n));
+  };
+  std::vector<Request> requests;
+  for (int i = 1; i <= count; ++i) {
+    Request request;
+    request.id = static_cast<RequestId>(i);
+    const int64_t prompt = 1 + below(max_prompt);
+    for (int64_t t = 0; t < prompt; ++t) {
+      request.prompt.push_back(static_cast<int32_t>(below(kVocab)));
+    }
+    SamplingParams& p = request.sampling;
+    p.max_tokens = 1 + below(max_output);
+    p.seed = static_cast<uint64_t>(i) * 17;
+    p.temperature = i % 2 == 0 ? 0 : 0.9;
+    if (i % 3 == 0) p.top_k = 20;
+    if (i % 5 == 0) p.top_p = 0.8;
+    if (i % 7 == 0) p.min_p = 0.05;
+    if (i % 4 == 0) p.repetition_penalty = 1.3;
+    if (i % 6 == 0) p.presence_penalty = 0.7, p.frequency_penalty = 0.4;
+    if (i % 8 == 0) p.logit_bias = {{9, 3.0F}, {10, -100.0F}};
+    if (i % 5 == 1) p.min_tokens = *p.max_tokens / 2;
+    if (i % 9 == 0) p.ignore_eos = true;
+    p.logprobs = i % 3;
+    if (i % 10 == 0) p.prompt_logprobs = 2;
+    requests.push_back(std::move(request));
+  }
+  return requests;
+}
+
+std::map<RequestId, Output> run_each_alone(const Setup& setup,
+                                           const std::vector<Request>& requests) {
+  TinyEngine engine(setup);
+  return run(*engine, requests, 1);
+}
+
+void expect_equal(const std::map<RequestId, Output>& got, const std::map<RequestId, Output>& want) {
+  ASSERT_EQ(got.size(), want.size());
+  for (const auto& [id, output] : want) {
+    ASSERT_EQ(got.at(id).tokens, output.tokens) << "request " << id;
+    ASSERT_TRUE(got.at(id) == output) << "request " << id;
+  }
+}
+
+class EngineE2e : public ::testing::TestWithParam<Setup> {};
+
+TEST_P(EngineE2e, MixedRequestsWithPreemptionsEqualEachAlone) {
+  const std::vector<Request> requests = mixed_requests(50, 40, 30);
+  const Setup& base = GetParam();
+  Setup alone = base;
+  alone.pipeline = "sequential";
+  const auto want = run_each_alone(alone, requests);
+
+  Setup tight = base;
+  tight.kv_tokens = 180;  // of which one request may need 70
+  TinyEngine engine(tight);
+  const auto got = run(*engine, requests, requests.size());
+  expect_equal(got, want);
+  engine->drain();
+  EXPECT_GT(engine->stats().preemptions, 0);
+  EXPECT_EQ(engine->stats().kv_pages_used, 0);
+}
+
+INSTANTIATE_TEST_SUITE_P(Setups, EngineE2e,
+                         ::testing::Values(Setup{}, Setup{.pipeline = "nanobatch2"},
+                                           Setup{.pipeline = "overlap2"},
+                                           Setup{.dtype = DType::kBF16},
+                                           Setup{.pipeline = "overlap3", .tp_size = 2},
+                                           Setup{.moe = true}),
+                         [](const auto& param) {
+                           const Setup& s = param.param;
+                           return s.pipeline + "_tp" + std::to_string(s.tp_size) + "_" +
+                                  std::string(dtype_name(s.dtype)) + (s.moe ? "_moe" : "");
+                         });
+
+// The same request in chunks of any size, and with its prompt scored in several runs of the sample
+// graph, gives the same numbers.
+TEST(EngineE2eScoring, PromptLogprobsDoNotDependOnChunks) {
+  std::vector<Request> requests = mixed_requests(6, 120, 3);
+  for (Request& request : requests) {
+    request.sampling.prompt_logprobs = 5;
+    request.sampling.temperature = 0;
+  }
+  requests[0].sampling.max_tokens = 0;
+  requests[0].sampling.min_tokens = 0;
+  const auto want = run_each_alone({.max_num_batched_tokens = 256}, requests);
+  for (const int64_t budget : {16, 37, 200}) {
+    TinyEngine engine({.max_num_seqs = 8, .max_num_batched_tokens = budget});
+    const auto got = run(*engine, requests, requests.size());
+    expect_equal(got, want);
+    for (const Request& request : requests) {
+      // logprob, rank, 5 * (token, logprob) per scored token
+      EXPECT_EQ(got.at(request.id).prompt_logprobs.size(), (request.prompt.size() - 1) * 12);
+    }
+  }
+}
+
+// A generated token's logprob is the one that scoring the whole text gives.
+TEST(EngineE2eScoring, ScoringTheOutputGivesItsLogprobs) {
+  TinyEngine engine(Setup{});
+  Request request = mixed_requests(1, 20, 1)[0];
+  request.sampling = {.max_tokens = 12, .temperature = 0, .logprobs = 0, .ignore_eos = true};
+  const Output first = run(*engine, {request}, 1).begin()->second;
+  ASSERT_EQ(first.tokens.size(), 12u);
+  Request scored = request;
+  scored.prompt.insert(scored.prompt.end(), first.tokens.begin(), first.tokens.end());
+  scored.sampling = {.max_tokens = 0, .prompt_logprobs = 0};
+  const Output second = run(*engine, {scored}, 1).begin()->second;
+  const std::vector<float> tail(second.prompt_logprobs.end() - 24, second.prompt_logprobs.end());
+  EXPECT_EQ(tail, first.logprobs);
+}
+
+TEST(EngineE2eFast, FastKernelsServeEverything) {
+  const std::vector<Request> requests = mixed_requests(30, 40, 20);
+  TinyEngine engine({.kv_tokens = 200, .reference = false});
+  const auto got = run(*engine, requests, requests.size());
+  for (const Request& request : requests) {
+    const Output& output = got.at(request.id);
+    ASSERT_TRUE(output.finish.has_value());
+    EXPECT_LE(static_cast<int64_t>(output.tokens.size()), *request.sampling.max_tokens);
+  }
+}
+
+std::string start_failure(const EngineConfig& config, const BackendFactory& factory) {
+  const ModelConfig model = tiny_model();
+  const auto source = make_dummy_source(model);
+  Logger logger(LogLevel::kOff);
+  SteadyClock clock;
+  try {
+    Engine engine(config, make_worker_group(config, model, *source, factory, logger), clock,
+                  logger);
+  } catch (const EnvironmentError& e) {
+    return e.what();
+  }
+  return "started";
+}
+
+TEST(EngineE2eStart, FailuresSayWhatToChange) {
+  const EngineConfig good = config_of({}, tiny_model());
+  EXPECT_EQ(start_failure(good, cpu_factory(true)), "started");
+  const auto expect = [&](auto change, const char* text) {
+    EngineConfig config = good;
+    change(config);
+    const std::string message = start_failure(config, cpu_factory(true));
+    EXPECT_NE(message.find(text), std::string::npos) << message;
+  };
+  expect([](auto& c) { c.kv_cache_bytes = 10; }, "kv_cache_bytes");
+  expect([](auto& c) { c.kv_cache_bytes = int64_t{1} << 60, c.max_num_seqs = 64; }, "started");
+  expect([](auto& c) { c.max_model_len = 257; }, "max_model_len");
+  expect([](auto& c) { c.pipeline = "no such spec"; }, "no such spec");
+  expect([](auto& c) { c.tp_size = 3; }, "tp_size");
+  expect([](auto& c) { c.warm_up = true; }, "started");
+}
+
+// One rank fails to start, or fails while it runs: nobody hangs.
+TEST(EngineE2eStart, AFailingRankStopsTheOthers) {
+  EngineConfig config = config_of({.tp_size = 2}, tiny_model());
+  const BackendFactory working = cpu_factory(true);
+  const std::string message = start_failure(config, [&](Communicator& communicator) {
+    if (communicator.rank() == 1) throw OutOfMemory("rank 1 has no memory");
+    return working(communicator);
+  });
+  EXPECT_EQ(message, "rank 1 has no memory");
+}
+
+TEST(EngineE2eStart, AGroupThatIsAbortedFailsItsRequests) {
+  const Setup setup{.tp_size = 2};
+  const ModelConfig model = tiny_model();
+  const auto source = make_dummy_source(model);
+  const EngineConfig config = config_of(setup, model);
+  Logger logger(LogLevel::kOff);
+  SteadyClock clock;
+  std::atomic<Communicator*> group{nullptr};
+  const BackendFactory working = cpu_factory(true);
+  const auto factory = [&](Communicator& communicator) {
+    group = &communicator;
+    return working(communicator);
+  };
+  Engine engine(config, make_worker_group(config, model, *source, factory, logger), clock, logger);
+  Request request = mixed_requests(1, 20, 1)[0];
+  request.sampling = {.max_tokens = 200, .ignore_eos = true};
+  const auto handle = engine.submit(request);
+  ASSERT_TRUE(handle.has_value());
+  ASSERT_TRUE(handle->events->pop(std::chrono::seconds(20)).has_value());
+  group.load()->abort();
+  std::optional<TokenEvent> event;
+  do {
+    event = handle->events->pop(std::chrono::seconds(20));
+    ASSERT_TRUE(event.has_value()) << "hangs";
+  } while (!event->finish);
+  EXPECT_EQ(event->finish, FinishReason::kError);
+  EXPECT_FALSE(engine.healthy());
+}
+
+}  // namespace
+}  // namespace nanoflow

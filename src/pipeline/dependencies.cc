@@ -10,6 +10,7 @@ namespace nanoflow {
 namespace {
 
 constexpr int64_t kArenaSpace = -1;
+constexpr int64_t kNetworkSpace = -2;
 
 bool disjoint(Phase a, Phase b) {
   return a != Phase::kAny && b != Phase::kAny && a != b;
@@ -57,6 +58,8 @@ void Dependencies::add(Step& step, StepId id, int64_t order, std::vector<Step>& 
   std::vector<Region> regions;
   for (const Operand& operand : graph_.nodes[static_cast<size_t>(step.op)].operands)
     regions.push_back(region_of(step, operand));
+  if (graph_.nodes[static_cast<size_t>(step.op)].bound == Resource::kNetwork)
+    regions.push_back({.space = kNetworkSpace, .begin = 0, .end = 1, .writes = true});
 
   // Known before any wait: the lane's previous step and all that it knew.
   const size_t lanes = last_of_lane_.size();
@@ -98,20 +101,27 @@ Dependencies::Clock Dependencies::latest_conflicts(const Step& step, int64_t ord
     for (const Touch& touch : found->second) {
       if (!conflict(region, touch.region)) continue;
       const Step& other = earlier[static_cast<size_t>(touch.step)];
-      if (touch.order >= order) {
-        const auto name = [&](const Step& s) {
-          return fmt::format("{} of layer {}, rows [{}, {})",
-                             graph_.nodes[static_cast<size_t>(s.op)].name, s.layer, s.rows.begin,
-                             s.rows.end);
-        };
-        throw ConfigError("pipeline", fmt::format("{}: {} is issued before {}, on which it depends",
-                                                  plan_.name, name(other), name(step)));
-      }
+      // Any order of collectives is right that is the same on every rank, and a plan is.
+      if (touch.order >= order && region.space != kNetworkSpace) refuse(other, step);
       StepId& slot = latest[static_cast<size_t>(other.lane)];
       slot = std::max(slot, touch.step);
     }
   }
   return latest;
+}
+
+void Dependencies::refuse(const Step& earlier, const Step& later) const {
+  const auto name = [&](const Step& step) {
+    return fmt::format("{} of layer {}, rows [{}, {})",
+                       graph_.nodes[static_cast<size_t>(step.op)].name, step.layer, step.rows.begin,
+                       step.rows.end);
+  };
+  const bool parts = earlier.op == later.op && earlier.layer == later.layer;
+  throw ConfigError(
+      "pipeline",
+      fmt::format("{}: {} {} {}{}", plan_.name, name(earlier),
+                  parts ? "touches the same memory as" : "is issued before", name(later),
+                  parts ? ": it may not be cut" : ", on which it depends"));
 }
 
 void Dependencies::remember(StepId id, int64_t order, const std::vector<Region>& regions) {

@@ -11,7 +11,8 @@
 namespace nanoflow {
 
 /// What one operand of one step touches: an interval in one space. Scratch: bytes of the arena.
-/// External symbols and KV caches: rows, in a space of their own per symbol (and layer).
+/// External symbols and KV caches: rows, in a space of their own per symbol (and layer). The
+/// network, which collectives use one at a time, is a space too.
 struct Region {
   int64_t space = 0;
   int64_t begin = 0;
@@ -44,6 +45,7 @@ class Dependencies {
   [[nodiscard]] Clock latest_conflicts(const Step& step, int64_t order,
                                        const std::vector<Region>& regions,
                                        const std::vector<Step>& earlier) const;
+  [[noreturn]] void refuse(const Step& earlier, const Step& later) const;
   void remember(StepId id, int64_t order, const std::vector<Region>& regions);
 
   const OpGraph& graph_;

@@ -92,7 +92,7 @@ class Lowering {
   void place_symbols();
   void issue();
   void issue_whole(Section section);
-  void issue_step(OpId op, int layer, RowRange rows, LaneId lane, SmBudget sm);
+  void issue_step(OpId op, int layer, const NanoOp& how, const std::vector<StepId>& after_start);
   void place_workspaces();
   [[nodiscard]] int64_t order_of(OpId op, int layer) const;
 
@@ -101,7 +101,6 @@ class Lowering {
   const BindEnvironment& environment_;
   Plan plan_;
   std::vector<OpId> op_of_nano_;  // by position in spec_.order
-  std::vector<RowRange> rows_of_nano_;
   StepBinder binder_{graph_, environment_, plan_};
   // After plan_ has its lanes and placement.
   std::unique_ptr<Dependencies> dependencies_;
@@ -111,12 +110,11 @@ void Lowering::check_spec() {
   if (plan_.num_lanes > environment_.backend->max_lanes())
     fail(fmt::format("needs {} lanes, the device has {}", plan_.num_lanes,
                      environment_.backend->max_lanes()));
-  for (const NanoOp& nano : spec_.order) {
-    const OpId op = graph_.find_op(nano.op);
+  for (size_t i = 0; i < spec_.order.size(); ++i) {
+    const OpId op = graph_.find_op(spec_.order[i].op);
     if (op < 0 || graph_.nodes[static_cast<size_t>(op)].section != Section::kLayer)
-      fail(fmt::format("the model has no layer op \"{}\"", nano.op));
+      fail(fmt::format("order[{}]: the model has no layer op \"{}\"", i, spec_.order[i].op));
     op_of_nano_.push_back(op);
-    rows_of_nano_.push_back(scale_rows(nano.rows, spec_.key.rows, plan_.rows));
   }
   for (size_t op = 0; op < graph_.nodes.size(); ++op)
     if (graph_.nodes[op].section == Section::kLayer && graph_.num_layers > 0)
@@ -171,13 +169,20 @@ void Lowering::place_symbols() {
 /// Prologue, then the layer loop as a software pipeline (period i works on layer i + stage), then
 /// epilogue.
 void Lowering::issue() {
+  std::vector<NanoOp> order = spec_.order;
+  for (NanoOp& nano : order) nano.rows = scale_rows(nano.rows, spec_.key.rows, plan_.rows);
+  std::vector<StepId> latest(order.size(), -1);  // step of each entry, of this period or the last
   issue_whole(Section::kPrologue);
   for (int period = -spec_.max_stage(); period < graph_.num_layers; ++period) {
-    for (size_t i = 0; i < spec_.order.size(); ++i) {
-      const NanoOp& nano = spec_.order[i];
-      const int layer = period + nano.stage;
-      if (layer < 0 || layer >= graph_.num_layers || rows_of_nano_[i].size() == 0) continue;
-      issue_step(op_of_nano_[i], layer, rows_of_nano_[i], nano.lane, nano.sm);
+    for (size_t i = 0; i < order.size(); ++i) {
+      const int layer = period + order[i].stage;
+      if (layer < 0 || layer >= graph_.num_layers || order[i].rows.size() == 0) continue;
+      std::vector<StepId> after_start;
+      for (const int entry : order[i].after_start)
+        if (latest[static_cast<size_t>(entry)] >= 0)
+          after_start.push_back(latest[static_cast<size_t>(entry)]);
+      latest[i] = static_cast<StepId>(plan_.steps.size());
+      issue_step(op_of_nano_[i], layer, order[i], after_start);
     }
   }
   issue_whole(Section::kEpilogue);
@@ -186,7 +191,7 @@ void Lowering::issue() {
 void Lowering::issue_whole(Section section) {
   for (size_t op = 0; op < graph_.nodes.size(); ++op) {
     if (graph_.nodes[op].section == section)
-      issue_step(static_cast<OpId>(op), -1, {0, plan_.rows}, 0, {});
+      issue_step(static_cast<OpId>(op), -1, {.rows = {0, plan_.rows}}, {});
   }
 }
 
@@ -200,14 +205,16 @@ int64_t Lowering::order_of(OpId op, int layer) const {
   return num_ops * (1 + graph_.num_layers) + op;
 }
 
-void Lowering::issue_step(OpId op, int layer, RowRange rows, LaneId lane, SmBudget sm) {
-  binder_.set(layer, rows);
+void Lowering::issue_step(OpId op, int layer, const NanoOp& how,
+                          const std::vector<StepId>& after_start) {
+  binder_.set(layer, how.rows);
   Step step{.args = graph_.nodes[static_cast<size_t>(op)].bind(binder_),
             .op = op,
             .layer = layer,
-            .rows = rows,
-            .lane = lane,
-            .sm = sm};
+            .rows = how.rows,
+            .lane = how.lane,
+            .sm = how.sm,
+            .after_start = after_start};
   if (!environment_.backend->supports(step.args))
     fail(fmt::format("the device cannot compute \"{}\"",
                      graph_.nodes[static_cast<size_t>(op)].name));

@@ -29,11 +29,12 @@ struct BindEnvironment {
 
 /// Two steps conflict when they touch overlapping bytes (scratch), rows of one external symbol, or
 /// rows of one layer's KV cache, at least one writes, and their phases are not disjoint. The order
-/// of a conflicting pair is the graph's: layer by layer, op by op. A step waits for those
-/// conflicting steps of other lanes that nothing else already orders before it, so no derived wait
-/// can be left out. Throws ConfigError when the spec names an unknown op, issues a conflicting pair
-/// against the graph's order, does not cover the batch, or needs more lanes than the backend has or
-/// an op that it does not support.
+/// of a conflicting pair is the graph's: layer by layer, op by op. Collectives conflict, too, in
+/// the order of issue. A step waits for those conflicting steps of other lanes that nothing else
+/// already orders before it, so no derived wait can be left out. Throws ConfigError when the spec
+/// names an unknown op, issues a conflicting pair against the graph's order, does not cover the
+/// batch, cuts what may not be cut (so), or needs more lanes than the backend has or an op that it
+/// does not support.
 Plan lower(const OpGraph& graph, const PipelineSpec& spec, const BindEnvironment& environment);
 
 }  // namespace nanoflow

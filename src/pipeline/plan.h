@@ -24,8 +24,8 @@ struct Step {
   SmBudget sm;
   int64_t workspace_offset = 0;  ///< in the arena
   int64_t workspace_bytes = 0;
-  std::vector<StepId> waits;  ///< earlier steps of other lanes that must have finished
-  bool signals = false;       ///< some step waits for this one
+  std::vector<StepId> waits;        ///< earlier steps of other lanes that must have finished
+  bool signals = false;             ///< some step waits for this one
   std::vector<StepId> after_start;  ///< earlier steps that should have started; a hint
 };
 

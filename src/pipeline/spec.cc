@@ -174,9 +174,8 @@ void write_spec(const std::filesystem::path& path, const PipelineSpec& spec) {
   std::string name;
   append_json_string(name, spec.name);
   const std::string key = json.find("key")->dump(-1, true);
-  write_file_atomically(path,
-                        fmt::format("{{\"name\": {}, \"key\": {}, \"order\": [\n {}\n]}}\n", name,
-                                    key, fmt::join(lines, ",\n ")));
+  write_file_atomically(path, fmt::format("{{\"name\": {}, \"key\": {}, \"order\": [\n {}\n]}}\n",
+                                          name, key, fmt::join(lines, ",\n ")));
 }
 
 RowRange scale_rows(const RowRange& range, int64_t spec_rows, int64_t bucket_rows) {

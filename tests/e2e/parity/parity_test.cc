@@ -202,6 +202,49 @@ INSTANTIATE_TEST_SUITE_P(Files, FamilyParity,
                                          "gguf_qwen3"),
                          test_name);
 
+/// A small mistake in one number of the configuration.
+struct Mistake {
+  const char* what;
+  const char* model;
+  void (*make)(ModelConfig& config);
+};
+
+// Goldens are only worth something if a slightly wrong model fails them.
+TEST(Goldens, NoticeSmallMistakes) {
+  const Mistake mistakes[] = {
+      {"window too long", "mistral_window", [](ModelConfig& c) { c.sliding_window += 1; }},
+      {"window too short", "mixtral_e8_window", [](ModelConfig& c) { c.sliding_window -= 1; }},
+      {"wrong sliding layer", "qwen2_window",
+       [](ModelConfig& c) {
+         c.layer_slides = {true, true, true};
+       }},
+      {"no sliding layer", "qwen2_window_types", [](ModelConfig& c) { c.sliding_window = 0; }},
+      {"rope scaling ignored", "llama3_gqa4_d128", [](ModelConfig& c) { c.rope_scaling = {}; }},
+      {"rope band ignored", "llama3_gqa8_d64",
+       [](ModelConfig& c) { c.rope_scaling.high_freq_factor = 1.001; }},
+      {"linear factor", "llama_linear_bias", [](ModelConfig& c) { c.rope_scaling.factor = 4.1; }},
+      {"rope theta", "mistral_full_d128", [](ModelConfig& c) { c.rope_theta *= 1.01; }},
+      {"norm epsilon", "llama_tied_d64", [](ModelConfig& c) { c.rms_norm_eps *= 10; }},
+      {"biases ignored", "qwen2_tied", [](ModelConfig& c) { c.qkv_bias = false; }},
+      {"bias of o ignored", "qwen3_bias_d64", [](ModelConfig& c) { c.o_bias = false; }},
+      {"norms of q and k ignored", "qwen3_tied_d128", [](ModelConfig& c) { c.qk_norm = false; }},
+      {"not renormalised", "mixtral_e4", [](ModelConfig& c) { c.norm_topk_prob = false; }},
+      {"one expert too few", "mixtral_e8_window",
+       [](ModelConfig& c) { c.num_experts_per_tok -= 1; }},
+  };
+  for (const Mistake& mistake : mistakes) {
+    const Loaded model(mistake.model);
+    ModelConfig wrong = model.config;
+    mistake.make(wrong);
+    SequentialModel runner(wrong, *model.source, {});
+    const std::vector<float> got = runner.step({}, {{0, 0, model.golden.prompts[3]}});
+    const LogitsComparison result =
+        compare_logits(model.config, DType::kF32, got, model.golden.logits[3]);
+    EXPECT_GT(result.rows_out_of_bound, 0)
+        << mistake.what << " in " << mistake.model << ": " << result.worst_ratio;
+  }
+}
+
 // The comparison itself must notice what it is there for.
 TEST(CompareLogits, PlantedErrorsOfBothSignsAreFound) {
   const Loaded model("llama_tied_d64");

@@ -1,0 +1,154 @@
+// nanoflow inspect: what a checkpoint is and whether this machine can serve it; loads no weights.
+#include <cstdio>
+#include <string>
+
+#include <fmt/format.h>
+#include <CLI/CLI.hpp>
+
+#include "app/commands.h"
+#include "app/options.h"
+#include "app/serving_stack.h"
+#include "backend/cpu/backend.h"
+#include "base/json.h"
+#include "model/config.h"
+
+namespace nanoflow {
+namespace {
+
+struct InspectOptions {
+  ModelOptions model;
+  bool json = false;
+};
+
+double gib(int64_t bytes) {
+  return static_cast<double>(bytes) / (1 << 30);
+}
+
+struct Report {
+  ModelConfig config;
+  std::filesystem::path path;
+  DType dtype = DType::kBF16;
+  int tp_size = 1;
+  DeviceInfo device;
+
+  [[nodiscard]] int64_t weight_bytes() const { return config.weight_bytes(dtype, tp_size); }
+  [[nodiscard]] int64_t kv_bytes_per_token() const {
+    return config.kv_bytes_per_token(dtype, tp_size);
+  }
+  /// KV tokens that fit beside the weights on this machine now; negative: the weights do not.
+  [[nodiscard]] int64_t kv_tokens_that_fit() const {
+    const int64_t left = device.free_bytes / tp_size - weight_bytes();
+    return left < 0 ? -1 : left / kv_bytes_per_token();
+  }
+};
+
+Json to_json(const Report& r) {
+  const ParameterCount p = r.config.parameters();
+  return Json::object({{"path", r.path.string()},
+                       {"architecture", r.config.architecture},
+                       {"parameters", Json::object({{"total", p.total()},
+                                                    {"active", p.active},
+                                                    {"embedding", p.embedding},
+                                                    {"attention", p.attention},
+                                                    {"ffn", p.ffn},
+                                                    {"norms", p.norms},
+                                                    {"lm_head", p.lm_head}})},
+                       {"stored_dtype", dtype_name(r.config.dtype)},
+                       {"compute_dtype", dtype_name(r.dtype)},
+                       {"layers", r.config.num_hidden_layers},
+                       {"hidden_size", r.config.hidden_size},
+                       {"heads", r.config.num_attention_heads},
+                       {"kv_heads", r.config.num_key_value_heads},
+                       {"head_dim", r.config.head_dim},
+                       {"vocab_size", r.config.vocab_size},
+                       {"max_position_embeddings", r.config.max_position_embeddings},
+                       {"tp_size", r.tp_size},
+                       {"weight_bytes_per_rank", r.weight_bytes()},
+                       {"kv_bytes_per_token_per_rank", r.kv_bytes_per_token()},
+                       {"device", Json::object({{"name", r.device.name},
+                                                {"memory_bytes", r.device.memory_bytes},
+                                                {"free_bytes", r.device.free_bytes}})},
+                       {"kv_tokens_that_fit", r.kv_tokens_that_fit()}});
+}
+
+void print(const Report& r) {
+  const ModelConfig& c = r.config;
+  const ParameterCount p = c.parameters();
+  const auto line = [](std::string_view name, const std::string& value) {
+    fmt::print("  {:<14}{}\n", name, value);
+  };
+  fmt::print("{}\n", r.path.string());
+  line("architecture", c.architecture);
+  line("parameters",
+       fmt::format("{:.3f} B{}", static_cast<double>(p.total()) * 1e-9,
+                   p.active == p.total() ? ""
+                                         : fmt::format(", {:.3f} B active per token",
+                                                       static_cast<double>(p.active) * 1e-9)));
+  line("shape", fmt::format("{} layers, hidden {}, {} heads ({} KV) of {}, FFN {}, vocabulary {}",
+                            c.num_hidden_layers, c.hidden_size, c.num_attention_heads,
+                            c.num_key_value_heads, c.head_dim, c.intermediate_size, c.vocab_size));
+  if (c.is_moe())
+    line("experts", fmt::format("{}, {} per token", c.num_local_experts, c.num_experts_per_tok));
+  line("context",
+       fmt::format(
+           "{} tokens{}", c.max_position_embeddings,
+           c.sliding_window > 0 ? fmt::format(", sliding window {}", c.sliding_window) : ""));
+  line("stored as", std::string(dtype_name(c.dtype)));
+  line("weights",
+       fmt::format("{:.2f} GiB as {}{}", gib(r.weight_bytes()), dtype_name(r.dtype),
+                   r.tp_size > 1 ? fmt::format(", on each of {} ranks", r.tp_size) : ""));
+  line("KV cache", fmt::format("{:.1f} KiB per token, {:.2f} GiB per {} tokens",
+                               static_cast<double>(r.kv_bytes_per_token()) / 1024,
+                               gib(r.kv_bytes_per_token() * c.max_position_embeddings),
+                               c.max_position_embeddings));
+  const int64_t tokens = r.kv_tokens_that_fit();
+  line("this machine", fmt::format("{}, {:.1f} GiB free of {:.1f}", r.device.name,
+                                   gib(r.device.free_bytes), gib(r.device.memory_bytes)));
+  if (tokens < 0) {
+    line("fits", fmt::format("no: the weights alone need {:.1f} GiB more",
+                             gib(r.weight_bytes() * r.tp_size - r.device.free_bytes)));
+  } else {
+    line("fits",
+         fmt::format("yes, with {} tokens of KV cache ({:.1f} requests at full length)", tokens,
+                     static_cast<double>(tokens) / static_cast<double>(c.max_position_embeddings)));
+  }
+}
+
+int run(const InspectOptions& o) {
+  Report report;
+  report.path = resolve_model(o.model);
+  report.config = read_model_config(report.path);
+  report.tp_size = o.model.tensor_parallel_size;
+  report.config.validate_tp(report.tp_size);
+  report.device = CpuBackend({.threads = 1, .lanes = 1}).device();
+  report.dtype = parse_dtype(o.model.dtype).value_or(report.device.preferred_dtype);
+  if (o.json) {
+    fmt::print("{}\n", to_json(report).dump(2));
+  } else {
+    print(report);
+  }
+  return 0;
+}
+
+}  // namespace
+
+void add_inspect(CLI::App& app, Command& command) {
+  CLI::App* sub = app.add_subcommand("inspect", "What a checkpoint is, and what of it fits here");
+  auto o = std::make_shared<InspectOptions>();  // shared by the options and the command they run
+  sub->add_option("model,-m,--model", o->model.model, "Folder, .gguf file, or hub id")->required();
+  sub->add_option("--revision", o->model.revision, "Branch, tag or commit of a hub id");
+  sub->add_option("--dtype", o->model.dtype, "Compute type to count with")
+      ->check(CLI::IsMember({"auto", "bfloat16", "float16", "float32"}))
+      ->capture_default_str();
+  sub->add_option("--tensor-parallel-size,--tp", o->model.tensor_parallel_size, "Ranks")
+      ->check(CLI::Range(1, 64))
+      ->capture_default_str();
+  sub->add_flag("--json", o->json, "As JSON");
+  sub->footer(
+      "Examples:\n"
+      "  nanoflow inspect ./Llama-3-8B\n"
+      "  nanoflow inspect model.gguf --dtype float32 --json");
+  sub->callback([o, &command] { command = [o] { return run(*o); }; });
+}
+
+}  // namespace nanoflow

@@ -1,0 +1,191 @@
+#include "app/serving_stack.h"
+
+#include <algorithm>
+#include <utility>
+
+#include <fmt/format.h>
+
+#include "backend/cpu/backend.h"
+#include "base/error.h"
+#include "engine/worker_group.h"
+#include "formats/gguf.h"
+#include "formats/hub.h"
+#include "model/graph.h"
+#include "model/source.h"
+#include "text/tokenizer_loader.h"
+
+namespace nanoflow {
+namespace {
+
+bool is_gguf(const std::filesystem::path& path) {
+  return path.extension() == ".gguf";
+}
+
+/// A folder's only .gguf file, if it is a GGUF folder; else the folder.
+std::filesystem::path model_in_folder(const std::filesystem::path& folder) {
+  if (std::filesystem::exists(folder / "config.json")) return folder;
+  std::vector<std::filesystem::path> files;
+  for (const auto& entry : std::filesystem::directory_iterator(folder))
+    if (is_gguf(entry.path())) files.push_back(entry.path());
+  if (files.size() == 1) return files.front();
+  throw ConfigError("--model", fmt::format("{} has no config.json{}", folder.string(),
+                                           files.empty() ? " and no .gguf file"
+                                                         : "; name one of its .gguf files"));
+}
+
+std::string model_name(const ModelOptions& options, const std::filesystem::path& path) {
+  if (!std::filesystem::exists(options.model)) return options.model;  // a hub id
+  const std::filesystem::path clean = path.lexically_normal();
+  const std::string name = is_gguf(clean) ? clean.stem().string() : clean.filename().string();
+  return name.empty() ? clean.parent_path().filename().string() : name;
+}
+
+void load_text(const ModelOptions& options, const std::filesystem::path& path, TextModel& text) {
+  SpecialTokens special;
+  std::vector<ChatTemplateSource> templates;
+  if (!options.skip_tokenizer_init) {
+    const std::filesystem::path from =
+        options.tokenizer.empty() ? path : std::filesystem::path(options.tokenizer);
+    if (is_gguf(from)) {
+      const GgufFile gguf(from);
+      text.tokenizer = tokenizer_from_gguf(gguf);
+      if (const auto source = gguf.find_string("tokenizer.chat_template"))
+        templates.push_back({.text = std::string(*source), .origin = from.string()});
+    } else {
+      text.tokenizer = load_tokenizer(from);
+      templates = find_chat_template(from.string());
+      special = find_special_tokens(from.string());
+    }
+    for (const auto& [name, id] : {std::pair{"bos_token", text.tokenizer->bos_id()},
+                                   {"eos_token", text.tokenizer->eos_id()},
+                                   {"unk_token", text.tokenizer->unk_id()},
+                                   {"pad_token", text.tokenizer->pad_id()}}) {
+      if (id.has_value()) special.try_emplace(name, text.tokenizer->token_text(*id));
+    }
+  }
+  if (!options.chat_template.empty()) templates = load_chat_template(options.chat_template);
+  if (!templates.empty()) text.chat_template = ChatTemplate::compile(std::move(templates), special);
+}
+
+SamplingDefaults sampling_defaults(const GenerationDefaults& generation) {
+  SamplingDefaults defaults;
+  if (!generation.do_sample.value_or(true)) defaults.temperature = 0;
+  defaults.temperature = generation.temperature.value_or(defaults.temperature);
+  defaults.top_p = generation.top_p.value_or(defaults.top_p);
+  defaults.top_k = generation.top_k.value_or(defaults.top_k);
+  defaults.min_p = generation.min_p.value_or(defaults.min_p);
+  defaults.repetition_penalty = generation.repetition_penalty.value_or(defaults.repetition_penalty);
+  return defaults;
+}
+
+/// Half of the free memory, but no more than every sequence at full length could use: a CPU shares
+/// its memory with everything else on the machine.
+int64_t default_cpu_kv_bytes(const EngineConfig& config, const ModelConfig& model, DType dtype) {
+  CpuBackend probe({.threads = 1, .lanes = 1});
+  const int64_t longest =
+      config.max_model_len > 0 ? config.max_model_len : model.max_position_embeddings;
+  const int64_t full =
+      config.max_num_seqs * longest * model.kv_bytes_per_token(dtype, config.tp_size);
+  return std::min(full, probe.device().free_bytes / 2 / config.tp_size);
+}
+
+EngineConfig engine_config(const ModelOptions& o, const ModelConfig& model) {
+  EngineConfig config;
+  config.tp_size = o.tensor_parallel_size;
+  config.pipeline = o.pipeline;
+  config.seed = o.seed;
+  config.max_model_len = o.max_model_len;
+  if (o.max_num_seqs > 0) config.max_num_seqs = o.max_num_seqs;
+  if (o.max_num_batched_tokens > 0) config.max_num_batched_tokens = o.max_num_batched_tokens;
+  config.dtype = parse_dtype(o.dtype);
+  if (!config.dtype.has_value())
+    config.dtype = CpuBackend({.threads = 1, .lanes = 1}).device().preferred_dtype;
+  config.kv_cache_bytes = o.kv_cache_gib > 0 ? static_cast<int64_t>(o.kv_cache_gib * (1 << 30))
+                                             : default_cpu_kv_bytes(config, model, *config.dtype);
+  config.validate();
+  return config;
+}
+
+double gib(int64_t bytes) {
+  return static_cast<double>(bytes) / (1 << 30);
+}
+
+void print_summary(const TextModel& text, const ModelConfig& model, const EngineConfig& config,
+                   const DeviceInfo& device, double seconds) {
+  const auto line = [](std::string_view name, const std::string& value) {
+    fmt::print(stderr, "  {:<10}{}\n", name, value);
+  };
+  const double millions = static_cast<double>(model.parameters().total()) * 1e-6;
+  fmt::print(stderr, "NanoFlow is ready after {:.1f} s\n", seconds);
+  line("model", fmt::format("{} ({}, {})", text.name, model.architecture,
+                            millions >= 1000 ? fmt::format("{:.2f} B parameters", millions * 1e-3)
+                                             : fmt::format("{:.0f} M parameters", millions)));
+  line("device", fmt::format("{}{}", device.name,
+                             config.tp_size > 1 ? fmt::format(", {} ranks", config.tp_size) : ""));
+  line("memory", fmt::format("weights {:.2f} GiB, KV cache {:.2f} GiB = {} tokens",
+                             gib(model.weight_bytes(*config.dtype, config.tp_size)),
+                             gib(config.kv_cache_bytes), text.limits.kv_tokens()));
+  line("limits",
+       fmt::format("{} tokens per request, {} sequences, {} rows per step, {:.1f} requests "
+                   "at full length",
+                   text.limits.max_model_len, config.max_num_seqs, config.max_num_batched_tokens,
+                   static_cast<double>(text.limits.kv_tokens()) /
+                       static_cast<double>(text.limits.max_model_len)));
+  line("pipeline", fmt::format("{}, {}", config.pipeline, dtype_name(*config.dtype)));
+}
+
+}  // namespace
+
+std::optional<DType> parse_dtype(const std::string& name) {
+  for (const DType dtype : {DType::kF32, DType::kF16, DType::kBF16})
+    if (dtype_name(dtype) == name) return dtype;
+  return std::nullopt;
+}
+
+std::filesystem::path resolve_model(const ModelOptions& options) {
+  if (options.model.empty())
+    throw ConfigError("--model", "name a folder, a .gguf file, or a hub id (org/name)");
+  const std::filesystem::path path(options.model);
+  if (std::filesystem::is_directory(path)) return model_in_folder(path);
+  if (std::filesystem::exists(path)) return path;
+  if (is_gguf(path) || options.model.starts_with('/') || options.model.starts_with('.') ||
+      std::count(options.model.begin(), options.model.end(), '/') != 1)
+    throw ConfigError("--model", options.model + " does not exist");
+  return model_in_folder(pull_model(options.model, options.revision, stderr));
+}
+
+ServingStack ServingStack::load(const ModelOptions& options) {
+  ServingStack stack;
+  stack.logger_ = std::make_unique<Logger>(options.verbose ? LogLevel::kDebug : LogLevel::kWarning);
+  stack.clock_ = std::make_unique<SteadyClock>();
+  const double start_s = stack.clock_->now_s();
+
+  const std::filesystem::path path = resolve_model(options);
+  stack.model_config_ = read_model_config(path);
+  stack.engine_config_ = engine_config(options, stack.model_config_);
+  stack.text_ = std::make_unique<TextModel>();
+  stack.text_->name = model_name(options, path);
+  stack.text_->defaults = sampling_defaults(stack.model_config_.generation);
+  load_text(options, path, *stack.text_);
+
+  const std::unique_ptr<CheckpointSource> source =
+      options.load_format == "dummy" ? make_dummy_source(stack.model_config_, {.seed = options.seed})
+                                     : open_checkpoint(path, stack.model_config_);
+  DeviceInfo device;
+  const auto make_backend = [&](Communicator& comm) -> std::unique_ptr<Backend> {
+    auto backend = std::make_unique<CpuBackend>(CpuBackendOptions{
+        .threads = options.threads, .comm = &comm, .reference_kernels = options.reference_kernels});
+    if (comm.rank() == 0) device = backend->device();
+    return backend;
+  };
+  std::unique_ptr<StepRunner> runner = make_worker_group(stack.engine_config_, stack.model_config_,
+                                                         *source, make_backend, *stack.logger_);
+  stack.engine_ = std::make_unique<Engine>(stack.engine_config_, std::move(runner), *stack.clock_,
+                                           *stack.logger_);
+  stack.text_->limits = stack.engine_->limits();
+  print_summary(*stack.text_, stack.model_config_, stack.engine_config_, device,
+                stack.clock_->now_s() - start_s);
+  return stack;
+}
+
+}  // namespace nanoflow

@@ -1,0 +1,48 @@
+// ServingStack: a model made ready to serve, from what the operator said. The one place where parts
+// are put together; it decides nothing that EngineConfig, the checkpoint or the backend decide.
+#pragma once
+
+#include <filesystem>
+#include <memory>
+
+#include "api/text_model.h"
+#include "app/options.h"
+#include "base/clock.h"
+#include "base/log.h"
+#include "engine/config.h"
+#include "engine/engine.h"
+#include "model/config.h"
+
+namespace nanoflow {
+
+/// A folder or .gguf file for what the operator named; a hub id is taken from the cache or
+/// downloaded. Throws ConfigError when it is nothing of these, NetworkError when a download fails.
+std::filesystem::path resolve_model(const ModelOptions& options);
+
+/// DType of "bfloat16", "float16", "float32"; nullopt for "auto".
+std::optional<DType> parse_dtype(const std::string& name);
+
+class ServingStack {
+ public:
+  /// Loads everything and prints the start-up summary on stderr. Throws EnvironmentError.
+  static ServingStack load(const ModelOptions& options);
+
+  [[nodiscard]] Engine& engine() { return *engine_; }
+  [[nodiscard]] const TextModel& text() const { return *text_; }
+  [[nodiscard]] const EngineConfig& engine_config() const { return engine_config_; }
+  [[nodiscard]] const ModelConfig& model_config() const { return model_config_; }
+  [[nodiscard]] Logger& logger() { return *logger_; }
+
+ private:
+  ServingStack() = default;
+
+  // Behind pointers, so that their addresses survive a move of the stack.
+  std::unique_ptr<Logger> logger_;
+  std::unique_ptr<SteadyClock> clock_;
+  std::unique_ptr<TextModel> text_;
+  EngineConfig engine_config_;
+  ModelConfig model_config_;
+  std::unique_ptr<Engine> engine_;
+};
+
+}  // namespace nanoflow

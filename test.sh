@@ -1,0 +1,15 @@
+#!/usr/bin/env bash
+# Sets up what is missing, builds with warnings as errors, and runs every test. Arguments go to ctest.
+#
+#   ./test.sh               all tests
+#   ./test.sh -R pipeline   those whose name matches
+set -euo pipefail
+. "$(dirname "${BASH_SOURCE[0]}")/setup.sh"
+install_packages build test
+fetch_wheels build test
+sh "$NANOFLOW_ROOT/tools/fetch_test_inputs.sh" "$NANOFLOW_DEPS"
+build ci
+NANOFLOW_SMOLLM2_GGUF=$(default_model)
+export NANOFLOW_SMOLLM2_GGUF
+export NANOFLOW_VOCAB_DIR="$NANOFLOW_DEPS/vocab" NANOFLOW_TEMPLATE_DIR="$NANOFLOW_DEPS/templates"
+exec ctest --test-dir "$NANOFLOW_ROOT/build/ci" --output-on-failure -j "$(nproc)" "$@"

@@ -1,6 +1,8 @@
 // Engine, pipeline, model and CPU backend together: with the reference kernels a request's output
 // does not depend, bit for bit, on what else runs, on preemptions, on the spec, or on chunking.
+#include <atomic>
 #include <map>
+#include <optional>
 #include <random>
 #include <string>
 
@@ -33,7 +35,7 @@ ModelConfig tiny_model(bool moe = false) {
   return parse_model_config(json, "");
 }
 
-struct Setup {
+struct Variant {
   std::string pipeline = "sequential";
   int tp_size = 1;
   DType dtype = DType::kF32;
@@ -44,7 +46,7 @@ struct Setup {
   bool reference = true;
 };
 
-EngineConfig config_of(const Setup& setup, const ModelConfig& model) {
+EngineConfig config_of(const Variant& setup, const ModelConfig& model) {
   EngineConfig config;
   config.max_num_batched_tokens = setup.max_num_batched_tokens;
   config.max_num_seqs = setup.max_num_seqs;
@@ -69,7 +71,7 @@ BackendFactory cpu_factory(bool reference) {
 /// An engine on a tiny model with made-up weights.
 class TinyEngine {
  public:
-  explicit TinyEngine(const Setup& setup) : model_(tiny_model(setup.moe)) {
+  explicit TinyEngine(const Variant& setup) : model_(tiny_model(setup.moe)) {
     DummyOptions weights;
     weights.seed = 11;
     weights.matrix_deviation = 0.15;
@@ -170,7 +172,7 @@ std::vector<Request> mixed_requests(int count, int64_t max_prompt, int64_t max_o
   return requests;
 }
 
-std::map<RequestId, Output> run_each_alone(const Setup& setup,
+std::map<RequestId, Output> run_each_alone(const Variant& setup,
                                            const std::vector<Request>& requests) {
   TinyEngine engine(setup);
   return run(*engine, requests, 1);
@@ -184,16 +186,16 @@ void expect_equal(const std::map<RequestId, Output>& got, const std::map<Request
   }
 }
 
-class EngineE2e : public ::testing::TestWithParam<Setup> {};
+class EngineE2e : public ::testing::TestWithParam<Variant> {};
 
 TEST_P(EngineE2e, MixedRequestsWithPreemptionsEqualEachAlone) {
   const std::vector<Request> requests = mixed_requests(50, 40, 30);
-  const Setup& base = GetParam();
-  Setup alone = base;
+  const Variant& base = GetParam();
+  Variant alone = base;
   alone.pipeline = "sequential";
   const auto want = run_each_alone(alone, requests);
 
-  Setup tight = base;
+  Variant tight = base;
   tight.kv_tokens = 180;  // of which one request may need 70
   TinyEngine engine(tight);
   const auto got = run(*engine, requests, requests.size());
@@ -204,13 +206,13 @@ TEST_P(EngineE2e, MixedRequestsWithPreemptionsEqualEachAlone) {
 }
 
 INSTANTIATE_TEST_SUITE_P(Setups, EngineE2e,
-                         ::testing::Values(Setup{}, Setup{.pipeline = "nanobatch2"},
-                                           Setup{.pipeline = "overlap2"},
-                                           Setup{.dtype = DType::kBF16},
-                                           Setup{.pipeline = "overlap3", .tp_size = 2},
-                                           Setup{.moe = true}),
+                         ::testing::Values(Variant{}, Variant{.pipeline = "nanobatch2"},
+                                           Variant{.pipeline = "overlap2"},
+                                           Variant{.dtype = DType::kBF16},
+                                           Variant{.pipeline = "overlap3", .tp_size = 2},
+                                           Variant{.moe = true}),
                          [](const auto& param) {
-                           const Setup& s = param.param;
+                           const Variant& s = param.param;
                            return s.pipeline + "_tp" + std::to_string(s.tp_size) + "_" +
                                   std::string(dtype_name(s.dtype)) + (s.moe ? "_moe" : "");
                          });
@@ -239,7 +241,7 @@ TEST(EngineE2eScoring, PromptLogprobsDoNotDependOnChunks) {
 
 // A generated token's logprob is the one that scoring the whole text gives.
 TEST(EngineE2eScoring, ScoringTheOutputGivesItsLogprobs) {
-  TinyEngine engine(Setup{});
+  TinyEngine engine(Variant{});
   Request request = mixed_requests(1, 20, 1)[0];
   request.sampling = {.max_tokens = 12, .temperature = 0, .logprobs = 0, .ignore_eos = true};
   const Output first = run(*engine, {request}, 1).begin()->second;
@@ -306,7 +308,7 @@ TEST(EngineE2eStart, AFailingRankStopsTheOthers) {
 }
 
 TEST(EngineE2eStart, AGroupThatIsAbortedFailsItsRequests) {
-  const Setup setup{.tp_size = 2};
+  const Variant setup{.tp_size = 2};
   const ModelConfig model = tiny_model();
   const auto source = make_dummy_source(model);
   const EngineConfig config = config_of(setup, model);

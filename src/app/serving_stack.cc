@@ -5,11 +5,11 @@
 
 #include <fmt/format.h>
 
+#include "app/pull.h"
 #include "backend/cpu/backend.h"
 #include "base/error.h"
 #include "engine/worker_group.h"
 #include "formats/gguf.h"
-#include "formats/hub.h"
 #include "model/graph.h"
 #include "model/source.h"
 #include "text/tokenizer_loader.h"
@@ -89,7 +89,7 @@ int64_t default_cpu_kv_bytes(const EngineConfig& config, const ModelConfig& mode
   return std::min(full, probe.device().free_bytes / 2 / config.tp_size);
 }
 
-EngineConfig engine_config(const ModelOptions& o, const ModelConfig& model) {
+EngineConfig make_engine_config(const ModelOptions& o, const ModelConfig& model) {
   EngineConfig config;
   config.tp_size = o.tensor_parallel_size;
   config.pipeline = o.pipeline;
@@ -151,7 +151,7 @@ std::filesystem::path resolve_model(const ModelOptions& options) {
   if (is_gguf(path) || options.model.starts_with('/') || options.model.starts_with('.') ||
       std::count(options.model.begin(), options.model.end(), '/') != 1)
     throw ConfigError("--model", options.model + " does not exist");
-  return model_in_folder(pull_model(options.model, options.revision, stderr));
+  return model_in_folder(pull_model(options.model, options.revision));
 }
 
 ServingStack ServingStack::load(const ModelOptions& options) {
@@ -162,15 +162,16 @@ ServingStack ServingStack::load(const ModelOptions& options) {
 
   const std::filesystem::path path = resolve_model(options);
   stack.model_config_ = read_model_config(path);
-  stack.engine_config_ = engine_config(options, stack.model_config_);
+  stack.engine_config_ = make_engine_config(options, stack.model_config_);
   stack.text_ = std::make_unique<TextModel>();
   stack.text_->name = model_name(options, path);
   stack.text_->defaults = sampling_defaults(stack.model_config_.generation);
   load_text(options, path, *stack.text_);
 
   const std::unique_ptr<CheckpointSource> source =
-      options.load_format == "dummy" ? make_dummy_source(stack.model_config_, {.seed = options.seed})
-                                     : open_checkpoint(path, stack.model_config_);
+      options.load_format == "dummy"
+          ? make_dummy_source(stack.model_config_, {.seed = options.seed})
+          : open_checkpoint(path, stack.model_config_);
   DeviceInfo device;
   const auto make_backend = [&](Communicator& comm) -> std::unique_ptr<Backend> {
     auto backend = std::make_unique<CpuBackend>(CpuBackendOptions{

@@ -42,6 +42,9 @@ SNIPPETS = [
     ("{{ '%s' % 'x' }} {{ '%(a)s-%(b)d' % {'a': 1, 'b': 2} }} {{ '%r' % ('q',) }} {{ '%+d % d %e' % (3, 4, 12345.678) }}", {}),
     ("{{ '%s %s'|format('a', 'b') }} {{ '%(x)s'|format(x=3) }}", {}),
     ("{{ '%d' % 'x' }}", {}),
+    ("{{ 'a' % [1] }} {{ 'b' % {} }} {{ 'c' % u }} {{ '%s' % [1, 2] }}", {}),
+    ("{{ 'a' % 1 }}", {}),
+    ("{{ 'a' % (1,) }}", {}),
     ("{{ '%s %s' % ('a',) }}", {}),
     ("{{ '{} {}'.format(1, 'b') }} {{ '{1}{0}'.format('a', 'b') }} {{ '{x}'.format(x=2) }} {{ '{{}}'.format() }}", {}),
     # comparison and logic
@@ -73,7 +76,11 @@ SNIPPETS = [
     ("{{ n.x.y }}", {"n": None}),
     ("{{ d[1] }} {{ d[1.0] }} {{ d[true] }}", {"d": {}}),
     ("{% set d = {1: 'a', 'k': 'b'} %}{{ d[1] }}{{ d[true] }}{{ d[1.0] }}{{ d['k'] }}{{ d[2] }}", {}),
-    ("{{ x[1:] is defined }} {{ none[1:] is defined }} {{ x[::0] }}", {"x": [1]}),
+    ("{{ x[1:] is defined }} {{ x[::0] }}", {"x": [1]}),
+    ("{{ n[1:] is defined }}", {"n": None}),
+    ("{{ d[1:] is defined }}", {"d": {}}),
+    ("{{ s['a':] }}", {"s": "abc"}),
+    ("{{ i[:1] }}", {"i": 5}),
     # statements
     ("{% for i in [1, 2, 3] %}{{ loop.index }}{{ loop.index0 }}{{ loop.revindex }}{{ loop.revindex0 }}{{ loop.first }}{{ loop.last }}{{ loop.length }};{% endfor %}", {}),
     ("{% for i in [1, 2, 3] %}{{ loop.previtem }}<{{ i }}>{{ loop.nextitem }} {{ loop.previtem is defined }} {{ loop.cycle('a', 'b') }} {{ loop.depth }};{% endfor %}", {}),

@@ -303,6 +303,46 @@ TEST_F(ChatTemplateFiles, TheListFormNamesItsTemplates) {
   }
 }
 
+// A GGUF file of metadata only: strings, ids and a list of strings.
+std::string small_gguf() {
+  std::string out = "GGUF";
+  const auto number = [&](uint64_t v, int bytes) {
+    for (int i = 0; i < bytes; ++i) out += static_cast<char>(v >> (8 * i));
+  };
+  const auto text = [&](std::string_view s) {
+    number(s.size(), 8);
+    out += s;
+  };
+  number(3, 4);  // version
+  number(0, 8);  // tensors
+  number(4, 8);  // metadata entries
+  for (const auto& [key, value] : {std::pair{"tokenizer.chat_template", "PLAIN"},
+                                   std::pair{"tokenizer.chat_template.tool_use", "TOOLS"}}) {
+    text(key);
+    number(8, 4);  // string
+    text(value);
+  }
+  text("tokenizer.ggml.bos_token_id");
+  number(4, 4);  // uint32
+  number(1, 4);
+  text("tokenizer.ggml.tokens");
+  number(9, 4);  // array
+  number(8, 4);  // of strings
+  number(2, 8);
+  text("a");
+  text("<s>");
+  return out;
+}
+
+TEST_F(ChatTemplateFiles, GgufCarriesTemplatesAndTokens) {
+  write("m.gguf", small_gguf());
+  const std::string path = (dir_ / "m.gguf").string();
+  const auto found = find_chat_template(path);
+  ASSERT_EQ(found.size(), 2U);
+  EXPECT_EQ(found[0].text + found[1].name + found[1].text, "PLAINtool_useTOOLS");
+  EXPECT_EQ(find_special_tokens(path), (SpecialTokens{{"bos_token", "<s>"}}));
+}
+
 TEST_F(ChatTemplateFiles, BuiltInsAndFilesAreLoadedByName) {
   const ChatTemplate chatml = ChatTemplate::compile(load_chat_template("chatml"), {});
   EXPECT_EQ(chatml.render(user("a"), {}).value(),

@@ -175,7 +175,10 @@ Value percent_format(Heap& heap, std::string_view format, const Value& values) {
       add_padded(out, spec, convert(heap, spec, has_name ? named : take()));
     }
   }
-  if (!by_name && !values.is_dict() && next < (many ? values.size : 1)) {
+  // Python lets what has items (but no tuple or string) stay unused.
+  const bool may_stay = by_name || values.is_dict() || values.is_undefined() ||
+                        values.kind == Kind::kList || values.kind == Kind::kRange;
+  if (!may_stay && next < (many ? values.size : 1)) {
     raise("not all arguments converted during string formatting");
   }
   return out.finish();

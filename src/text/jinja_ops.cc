@@ -263,13 +263,13 @@ Value get_item(Heap& heap, const Value& object, const Value& key) {
 Value get_slice(Heap& heap, const Value& object, const Value& start, const Value& stop,
                 const Value& step) {
   require_defined(object);
+  if (!object.is_sequence() && !object.is_string()) {
+    raise(fmt::format("'{}' object cannot be sliced", type_name(object)));
+  }
   for (const Value* bound : {&start, &stop, &step}) {
     if (!bound->is_none() && !bound->is_integral()) {
-      return Value::undefined(Missing::kElement, "slice", object.kind);
+      raise("slice indices must be integers or None");
     }
-  }
-  if (!object.is_sequence() && !object.is_string()) {
-    return Value::undefined(Missing::kElement, "slice", object.kind);
   }
   const int64_t by = step.is_none() ? 1 : step.as_int();
   if (by == 0) raise("slice step cannot be zero");

@@ -2,11 +2,12 @@
 
 #include <algorithm>
 #include <map>
-#include <set>
+#include <numeric>
+#include <utility>
 
 #include <fmt/format.h>
 
-#include "base/check.h"
+#include "pipeline/byte_map.h"
 
 namespace nanoflow {
 namespace {
@@ -27,17 +28,28 @@ class StepSet {
   std::vector<uint64_t> words_;
 };
 
-/// One step's use of one place: bytes of the arena (place -1), or rows of an external symbol or
-/// cache.
+constexpr int64_t kArena = -1;
+
+/// One step's use of one place: bytes of the arena, or rows of an external symbol or cache.
 struct Use {
   int64_t place = 0;
   int64_t begin = 0;
   int64_t end = 0;
+  bool reads = false;
   bool writes = false;
-  SymbolId symbol = -1;
+  SymbolId symbol = -1;  // -1: a workspace
   Phase phase = Phase::kAny;
   size_t step = 0;
 };
+
+bool different_phases(Phase a, Phase b) {
+  return a != b && a != Phase::kAny && b != Phase::kAny;
+}
+
+/// Of one token.
+int64_t row_bytes(const Symbol& symbol) {
+  return symbol.rows_per_token * symbol.cols * dtype_size(symbol.dtype);
+}
 
 class Verifier {
  public:
@@ -49,7 +61,7 @@ class Verifier {
     order_steps();
     check_partitions();
     check_placement();
-    check_defined();
+    check_values();
     check_conflicts();
     check_budgets();
     check_network_order();
@@ -83,7 +95,7 @@ class Verifier {
   void order_steps();
   void check_partitions();
   void check_placement();
-  void check_defined();
+  void check_values();
   void check_conflicts();
   void check_pair(const Use& a, const Use& b);
   void check_budgets();
@@ -183,66 +195,48 @@ void Verifier::check_partitions() {
   }
 }
 
-/// First and last op of the graph that touch each scratch symbol: it holds a value in between.
 void Verifier::check_placement() {
-  struct Life {
-    SymbolId symbol;
-    OpId first, last;
-    int64_t begin, end;
+  const auto inside = [&](int64_t begin, int64_t bytes) {
+    return begin >= 0 && begin + bytes <= plan_.arena_bytes;
   };
-  std::vector<Life> lives;
   for (size_t s = 0; s < graph_.symbols.size(); ++s) {
     const Symbol& symbol = graph_.symbols[s];
-    if (symbol.space != SymbolSpace::kScratch) continue;
-    const int64_t bytes =
-        plan_.rows * symbol.rows_per_token * symbol.cols * dtype_size(symbol.dtype);
-    const int64_t offset = plan_.symbol_offset[s];
-    if (offset < 0 || offset + bytes > plan_.arena_bytes)
-      problem("symbol {} lies outside the arena", symbol.name);
-    Life life{static_cast<SymbolId>(s), -1, -1, offset, offset + bytes};
-    for (size_t op = 0; op < graph_.nodes.size(); ++op) {
-      for (const Operand& operand : graph_.nodes[op].operands) {
-        if (operand.symbol != life.symbol) continue;
-        if (life.first < 0) life.first = static_cast<OpId>(op);
-        life.last = static_cast<OpId>(op);
-      }
-    }
-    lives.push_back(life);
-  }
-  for (const Life& a : lives) {
-    for (const Life& b : lives) {
-      if (a.symbol >= b.symbol || a.end <= b.begin || b.end <= a.begin) continue;
-      if (a.first <= b.last && b.first <= a.last)
-        problem("symbols {} and {} share bytes while both hold values",
-                graph_.symbols[static_cast<size_t>(a.symbol)].name,
-                graph_.symbols[static_cast<size_t>(b.symbol)].name);
-    }
+    if (symbol.space == SymbolSpace::kScratch &&
+        !inside(plan_.symbol_offset[s], plan_.rows * row_bytes(symbol)))
+      problem("{} lies outside the arena", symbol.name);
   }
   for (size_t i = 0; i < plan_.steps.size(); ++i) {
     const Step& step = plan_.steps[i];
-    if (step.workspace_bytes == 0) continue;
-    const int64_t end = step.workspace_offset + step.workspace_bytes;
-    if (step.workspace_offset < 0 || end > plan_.arena_bytes)
+    if (step.workspace_bytes > 0 && !inside(step.workspace_offset, step.workspace_bytes))
       problem("{}: its workspace lies outside the arena", name(i));
-    for (const Life& life : lives)
-      if (step.workspace_offset < life.end && life.begin < end)
-        problem("{}: its workspace overlaps {}", name(i),
-                graph_.symbols[static_cast<size_t>(life.symbol)].name);
   }
 }
 
-/// Scratch holds nothing when a layer begins, so the first op that touches a symbol must write it.
-void Verifier::check_defined() {
-  std::set<SymbolId> written;
-  for (const OpNode& op : graph_.nodes) {
-    for (const Operand& operand : op.operands) {
-      const Symbol& symbol = graph_.symbols[static_cast<size_t>(operand.symbol)];
-      if (symbol.space != SymbolSpace::kScratch) continue;
-      if (operand.access != Access::kWrite && !written.contains(operand.symbol))
-        problem("{} reads {} before anything has written it", op.name, symbol.name);
+/// Replays the graph's order on the plan's bytes: what a step reads must be a value of that symbol,
+/// neither unwritten nor overwritten by another symbol or workspace that shares the bytes. That
+/// running steps side by side changes nothing is check_conflicts()'s part. Decode and prefill rows
+/// are known only at run time, so each byte is followed once as either.
+void Verifier::check_values() {
+  std::vector<size_t> order(plan_.steps.size());
+  std::iota(order.begin(), order.end(), size_t{0});
+  std::stable_sort(order.begin(), order.end(), [&](size_t a, size_t b) {
+    return meaning(plan_.steps[a]) < meaning(plan_.steps[b]);
+  });
+  std::map<Phase, ByteMap> held = {{Phase::kDecode, {}}, {Phase::kPrefill, {}}};
+  for (const size_t i : order) {
+    const std::vector<Use> uses = uses_of(i);
+    for (const Use& use : uses) {
+      if (use.place != kArena || !use.reads) continue;
+      for (const auto& [phase, bytes] : held)
+        if (!different_phases(phase, use.phase) && !bytes.holds(use.begin, use.end, use.symbol))
+          problem("{} reads {} where nothing has written it, or something else has", name(i),
+                  graph_.symbols[static_cast<size_t>(use.symbol)].name);
     }
-    for (const Operand& operand : op.operands)
-      if (operand.access != Access::kRead) written.insert(operand.symbol);
+    for (const Use& use : uses) {
+      if (use.place != kArena || !use.writes) continue;
+      for (auto& [phase, bytes] : held)
+        if (!different_phases(phase, use.phase)) bytes.write(use.begin, use.end, use.symbol);
+    }
   }
 }
 
@@ -256,23 +250,23 @@ std::vector<Use> Verifier::uses_of(size_t index) const {
     Use use{.place = operand.symbol,
             .begin = first,
             .end = last,
+            .reads = operand.access != Access::kWrite,
             .writes = operand.access != Access::kRead,
             .symbol = operand.symbol,
             .phase = operand.phase,
             .step = index};
     if (symbol.space == SymbolSpace::kScratch) {
-      const int64_t bytes = symbol.rows_per_token * symbol.cols * dtype_size(symbol.dtype);
       const int64_t offset = plan_.symbol_offset[static_cast<size_t>(operand.symbol)];
-      use.place = -1;
-      use.begin = offset + first * bytes;
-      use.end = offset + last * bytes;
+      use.place = kArena;
+      use.begin = offset + first * row_bytes(symbol);
+      use.end = offset + last * row_bytes(symbol);
     } else if (symbol.space == SymbolSpace::kKvCache) {
       use.place = (1 + step.layer) * static_cast<int64_t>(graph_.symbols.size()) + operand.symbol;
     }
     uses.push_back(use);
   }
   if (step.workspace_bytes > 0)
-    uses.push_back({.place = -1,
+    uses.push_back({.place = kArena,
                     .begin = step.workspace_offset,
                     .end = step.workspace_offset + step.workspace_bytes,
                     .writes = true,
@@ -298,21 +292,23 @@ void Verifier::check_conflicts() {
 }
 
 void Verifier::check_pair(const Use& a, const Use& b) {
-  if (a.step == b.step || (!a.writes && !b.writes)) return;
-  const bool different_phases =
-      a.phase != b.phase && a.phase != Phase::kAny && b.phase != Phase::kAny;
-  if (a.symbol == b.symbol && a.symbol >= 0 && different_phases) return;  // other rows at run time
-  const Step& step_a = plan_.steps[a.step];
-  const Step& step_b = plan_.steps[b.step];
-  const bool scratch_of_lane =
-      a.symbol < 0 && b.symbol < 0;  // workspaces hold nothing between steps
-  const auto meaning_a = meaning(step_a);
-  const auto meaning_b = meaning(step_b);
-  if (!scratch_of_lane && meaning_a == meaning_b) {
+  if (!a.writes && !b.writes) return;
+  if (a.step == b.step) {
+    // No op has declared that it works in place, other than by naming one symbol.
+    if (a.symbol != b.symbol) problem("{} uses the same bytes twice", name(a.step));
+    return;
+  }
+  // Other rows at run time; rows of one symbol are disjoint bytes, those of two need not be.
+  if (a.symbol == b.symbol && different_phases(a.phase, b.phase)) return;
+  // Workspaces hold nothing between steps: any order is right.
+  const bool workspaces = a.symbol < 0 && b.symbol < 0;
+  const auto meaning_a = meaning(plan_.steps[a.step]);
+  const auto meaning_b = meaning(plan_.steps[b.step]);
+  if (!workspaces && meaning_a == meaning_b) {
     problem("{} and {} are parts of one op but touch the same memory", name(a.step), name(b.step));
     return;
   }
-  const bool a_first = scratch_of_lane ? a.step < b.step : meaning_a < meaning_b;
+  const bool a_first = workspaces ? a.step < b.step : meaning_a < meaning_b;
   const size_t first = a_first ? a.step : b.step;
   const size_t second = a_first ? b.step : a.step;
   if (!before_[second].contains(first))

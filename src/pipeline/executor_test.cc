@@ -1,0 +1,75 @@
+#include "pipeline/executor.h"
+
+#include <gtest/gtest.h>
+
+#include "pipeline/builtin_specs.h"
+#include "pipeline/lower.h"
+#include "pipeline/toy_backend.h"
+#include "pipeline/toy_graph.h"
+
+namespace nanoflow {
+namespace {
+
+class ExecutorTest : public testing::Test {
+ protected:
+  Plan lowered(const PipelineSpec& spec) {
+    const int64_t bytes = lower(graph.get(), spec, memory.environment(backend, 0)).arena_bytes;
+    return lower(graph.get(), spec, memory.environment(backend, bytes));
+  }
+
+  const toy::Graph graph = toy::layer_graph(2);
+  toy::ThreadedBackend backend;
+  toy::Memory memory{graph.get(), 8, {.num_rows = 7, .num_decode_rows = 3}};
+};
+
+TEST_F(ExecutorTest, OneLaneNeedsNoEvents) {
+  const Plan plan = lowered(sequential_spec(graph.get()));
+  Executor(backend).run(plan);
+  EXPECT_EQ(backend.log, std::vector<std::string>(10, "launch 0"));
+}
+
+TEST_F(ExecutorTest, ForksWaitsLaunchesRecordsAndJoins) {
+  Plan plan = lowered(sequential_spec(graph.get()));
+  plan.steps.resize(3);
+  plan.num_lanes = 2;
+  plan.steps[0].signals = true;
+  plan.steps[1].lane = 1;
+  plan.steps[1].waits = {0};
+  Executor executor(backend);
+  executor.run(plan);
+  EXPECT_EQ(backend.log, (std::vector<std::string>{"record 0 3", "wait 1 3",     // fork
+                                                   "launch 0", "record 0 0",     // step 0
+                                                   "wait 1 0", "launch 1",       // step 1
+                                                   "launch 0",                   // step 2
+                                                   "record 1 4", "wait 0 4"}));  // join
+  backend.synchronize();
+  executor.run(plan);  // events are reused
+  EXPECT_EQ(backend.log[9], "record 0 3");
+}
+
+TEST_F(ExecutorTest, ReplaysWhatItCaptured) {
+  toy::SequentialWalk(graph.get(), memory.environment(backend, 0)).run();
+  const auto want = memory.results();
+  const Plan plan = lowered(overlapped_spec(graph.get(), 3));
+  Executor executor(backend);
+  memory.reset(1);
+  const auto before = memory.results();
+  const GraphId captured = executor.capture(plan);
+  backend.synchronize();
+  EXPECT_EQ(memory.results(), before) << "capturing runs nothing";
+  for (uint64_t run = 1; run <= 3; ++run) {
+    memory.reset(run);
+    backend.replay(captured);
+    backend.synchronize();
+    EXPECT_EQ(memory.results(), want);
+  }
+}
+
+TEST_F(ExecutorTest, PlansWithoutMemoryDoNotRun) {
+  const Plan plan =
+      lower(graph.get(), sequential_spec(graph.get()), memory.environment(backend, 0));
+  EXPECT_DEATH(Executor(backend).run(plan), "lowered without memory");
+}
+
+}  // namespace
+}  // namespace nanoflow

@@ -1,13 +1,21 @@
 #include "backend/cpu/backend.h"
 
+#if defined(__linux__)
+#include <sys/mman.h>
+#endif
+
 #include <algorithm>
+#include <cstdlib>
 #include <cstring>
 #include <utility>
+
+#include <fmt/format.h>
 
 #include "backend/cpu/device.h"
 #include "backend/cpu/element.h"
 #include "backend/cpu/gemm_panels.h"
 #include "base/check.h"
+#include "base/error.h"
 
 namespace nanoflow {
 namespace {
@@ -45,7 +53,18 @@ DeviceInfo CpuBackend::device() const {
 }
 
 Buffer CpuBackend::allocate(int64_t bytes) {
-  return allocate_host(bytes);
+  constexpr int64_t kHugePage = int64_t{2} << 20;
+  if (bytes < 2 * kHugePage) return allocate_host(bytes);
+  // Weights and KV pages are read once per step from all over: huge pages save their TLB misses.
+  const auto rounded = static_cast<size_t>((bytes + kHugePage - 1) / kHugePage * kHugePage);
+  void* data = std::aligned_alloc(static_cast<size_t>(kHugePage), rounded);
+  if (data == nullptr)
+    throw OutOfMemory(fmt::format("cannot allocate {:.1f} GiB of host memory",
+                                  static_cast<double>(bytes) / (1 << 30)));
+#if defined(__linux__)
+  madvise(data, rounded, MADV_HUGEPAGE);  // advice: where it is refused, pages stay small
+#endif
+  return Buffer(data, bytes, Device{}, [](void* p) { std::free(p); });
 }
 
 Buffer CpuBackend::allocate_pinned(int64_t bytes) {

@@ -33,6 +33,7 @@ class CpuBackend final : public Backend {
 
   [[nodiscard]] DeviceInfo device() const override;
   [[nodiscard]] int max_lanes() const override { return static_cast<int>(lanes_.size()); }
+  /// Aligned to 64 bytes; from 4 MiB on to huge pages.
   Buffer allocate(int64_t bytes) override;
   Buffer allocate_pinned(int64_t bytes) override;
   [[nodiscard]] bool supports(const OpArgs& args) const override;

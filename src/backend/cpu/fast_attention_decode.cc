@@ -2,10 +2,18 @@
 #include <algorithm>
 #include <array>
 #include <cmath>
+#include <cstring>
+#include <type_traits>
 
 #include "backend/cpu/element.h"
 #include "backend/cpu/fast_attention.h"
+#include "backend/cpu/gemm_panels.h"
 #include "backend/cpu/vector_math.h"
+
+#if defined(__x86_64__)
+#include <immintrin.h>
+#define NANO_BF16_DOT __attribute__((target("avx512f,avx512bw,avx512vl,avx512bf16")))
+#endif
 
 namespace nanoflow::cpu::fast {
 namespace {
@@ -34,6 +42,8 @@ NANO_INLINE Floats sum_rows(const Floats* rows) {
 /// The running state of the group's query heads.
 struct Heads {
   alignas(64) float q[kMaxGroup * kMaxHeadDim];
+  alignas(64) BFloat16 q_pairs[kMaxGroup * kMaxHeadDim];  // instead of q, when uses_pairs
+  bool uses_pairs = false;
   alignas(64) float out[kMaxGroup * kMaxHeadDim];
   alignas(64) float weights[kMaxGroup * kSimd];
   float best[kMaxGroup];
@@ -58,11 +68,31 @@ NANO_INLINE void score(const Tokens<T>& keys, Heads& h, int64_t group, int64_t d
   }
 }
 
+#if defined(__x86_64__)
+/// score() by multiplication of bfloat16 pairs, which needs no conversion of the keys. dim is a
+/// multiple of 32.
+NANO_BF16_DOT void score_pairs(const Tokens<BFloat16>& keys, Heads& h, int64_t group, int64_t dim) {
+  for (int64_t g = 0; g < group; ++g) {
+    Floats products[kSimd];
+    for (size_t t = 0; t < kSimd; ++t) {
+      __m512 acc = _mm512_setzero_ps();
+      for (int64_t d = 0; d < dim; d += 2 * kSimd)
+        acc = _mm512_dpbf16_ps(acc, (__m512bh)_mm512_loadu_si512(h.q_pairs + g * dim + d),
+                               (__m512bh)_mm512_loadu_si512(keys[t] + d));
+      std::memcpy(&products[t], &acc, sizeof(acc));
+    }
+    store(h.weights + g * kSimd, sum_rows(products));
+  }
+}
+#else
+void score_pairs(const Tokens<BFloat16>&, Heads&, int64_t, int64_t) {}
+#endif
+
 /// Turns the block's scores into weights and rescales what was summed before. `inside` is all ones
 /// for tokens that are attended to.
-NANO_INLINE void update_softmax(Heads& h, int64_t group, int64_t dim, Ints inside) {
+NANO_INLINE void update_softmax(Heads& h, int64_t group, int64_t dim, float scale, Ints inside) {
   for (int64_t g = 0; g < group; ++g) {
-    const Floats scores = inside ? load(h.weights + g * kSimd) : splat(-INFINITY);
+    const Floats scores = inside ? load(h.weights + g * kSimd) * scale : splat(-INFINITY);
     const float best = std::max(h.best[g], max(scores));
     const Floats weights = exp(scores - best);
     store(h.weights + g * kSimd, weights);
@@ -103,32 +133,71 @@ NANO_INLINE void add_all_values(const Tokens<T>& values, Heads& h, int64_t group
   if (group - first == 1) add_values<T, 1>(values, h, first, dim);
 }
 
+/// One block of 16 tokens from `first`: where their keys and values are, and which are attended to.
+template <typename T>
+struct TokenBlock {
+  Tokens<T> keys, values;
+  Ints inside;
+};
+
+template <typename T>
+NANO_INLINE void locate(const PagedAttentionArgs& args, int64_t seq, RowRange attends,
+                        int64_t kv_head, int64_t first, TokenBlock<T>& block) {
+  const T* k = static_cast<const T*>(args.cache.k) + kv_head * args.cache.head_stride;
+  const T* v = static_cast<const T*>(args.cache.v) + kv_head * args.cache.head_stride;
+  int64_t page_end = 0, offset = 0;
+  for (int64_t t = 0; t < kSimd; ++t) {
+    const int64_t position = first + t;
+    block.inside[t] = position >= attends.begin && position < attends.end ? -1 : 0;
+    if (position >= page_end) {
+      const int64_t known = std::clamp(position, attends.begin, attends.end - 1);
+      offset = cache_offset(args, seq, known);
+      page_end = (known / args.cache.page_size + 1) * args.cache.page_size;
+    } else if (position < attends.end && position > attends.begin) {
+      offset += args.cache.slot_stride;
+    }
+    block.keys[static_cast<size_t>(t)] = k + offset;
+    block.values[static_cast<size_t>(t)] = v + offset;
+  }
+}
+
+/// A block's keys and values lie on two pages of memory that hardware prefetchers do not see
+/// coming: without this the reads of 64 sequences of 1,024 tokens ran at an eighth of the memory's
+/// rate.
+template <typename T>
+NANO_INLINE void prefetch(const TokenBlock<T>& block, int64_t dim) {
+  constexpr int64_t kLine = 64 / sizeof(T);
+  for (size_t t = 0; t < kSimd; ++t)
+    for (int64_t d = 0; d < dim; d += kLine) {
+      __builtin_prefetch(block.keys[t] + d);
+      __builtin_prefetch(block.values[t] + d);
+    }
+}
+
 template <typename T>
 void decode(const PagedAttentionArgs& args, int64_t seq, RowRange attends, int64_t kv_head,
             Heads& h) {
   const int64_t group = args.num_q_heads / args.num_kv_heads, dim = args.head_dim;
-  const T* k = static_cast<const T*>(args.cache.k) + kv_head * args.cache.head_stride;
-  const T* v = static_cast<const T*>(args.cache.v) + kv_head * args.cache.head_stride;
-  Tokens<T> keys, values;
-  for (int64_t block = attends.begin / kSimd * kSimd; block < attends.end; block += kSimd) {
-    Ints inside;
-    int64_t page_end = 0, offset = 0;  // offset of the token before page_end, once it is known
-    for (int64_t t = 0; t < kSimd; ++t) {
-      const int64_t position = block + t;
-      inside[t] = position >= attends.begin && position < attends.end ? -1 : 0;
-      if (position >= page_end) {
-        const int64_t known = std::clamp(position, attends.begin, attends.end - 1);
-        offset = cache_offset(args, seq, known);
-        page_end = known / args.cache.page_size * args.cache.page_size + args.cache.page_size;
-      } else if (position < attends.end && position > attends.begin) {
-        offset += args.cache.slot_stride;
-      }
-      keys[static_cast<size_t>(t)] = k + offset;
-      values[static_cast<size_t>(t)] = v + offset;
+  const int64_t begin = attends.begin / kSimd * kSimd;
+  TokenBlock<T> block, next;
+  locate(args, seq, attends, kv_head, begin, next);
+  for (int64_t first = begin; first < attends.end; first += kSimd) {
+    block = next;
+    if (first + kSimd < attends.end) {
+      locate(args, seq, attends, kv_head, first + kSimd, next);
+      prefetch(next, dim);
     }
-    score(keys, h, group, dim);
-    update_softmax(h, group, dim, inside);
-    add_all_values(values, h, group, dim);
+    if constexpr (std::is_same_v<T, BFloat16>) {
+      if (h.uses_pairs) {
+        score_pairs(block.keys, h, group, dim);
+      } else {
+        score(block.keys, h, group, dim);
+      }
+    } else {
+      score(block.keys, h, group, dim);
+    }
+    update_softmax(h, group, dim, args.scale, block.inside);
+    add_all_values(block.values, h, group, dim);
   }
 }
 
@@ -144,8 +213,14 @@ void decode_item(const PagedAttentionArgs& args, int64_t row, int64_t kv_head) {
   const int64_t batch_row = args.rows.begin + row;
   const int64_t count = group * dim, element = dtype_size(args.q.dtype());
   Heads h;
-  load_floats(row_data(args.q, row) + kv_head * count * element, args.q.dtype(), count, h.q);
-  for (int64_t i = 0; i < count; ++i) h.q[i] *= args.scale;
+  const std::byte* q = row_data(args.q, row) + kv_head * count * element;
+  h.uses_pairs =
+      panel_input_dtype(args.q.dtype(), args.cache.dtype) == DType::kBF16 && dim % (2 * kSimd) == 0;
+  if (h.uses_pairs) {
+    std::memcpy(static_cast<void*>(h.q_pairs), q, static_cast<size_t>(count * element));
+  } else {
+    load_floats(q, args.q.dtype(), count, h.q);
+  }
   std::fill_n(h.out, count, 0.0f);
   std::fill_n(h.best, group, -INFINITY);
   std::fill_n(h.total, group, 0.0f);

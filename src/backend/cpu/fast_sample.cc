@@ -19,8 +19,9 @@ using UInt64s = uint64_t __attribute__((vector_size(128)));
 /// One row's values, padded with -infinity to whole vectors.
 struct Values {
   float* data = nullptr;
-  int64_t count = 0;   ///< of the vocabulary
-  int64_t padded = 0;  ///< multiple of 16
+  float* spare = nullptr;  ///< as long as data
+  int64_t count = 0;       ///< of the vocabulary
+  int64_t padded = 0;      ///< multiple of 16
 };
 
 /// Copies logits [count]; NaN becomes -infinity.
@@ -93,34 +94,68 @@ std::vector<int32_t> best_ids(const Values& values, int64_t k) {
   return ids;
 }
 
-/// The shortest prefix of the falling order whose weight reaches top_p of all, or of the top-k.
-std::vector<int32_t> nucleus(const Values& scores, const SamplingRow& row, float best) {
+/// The first top_k ids, cut to the shortest prefix whose weight reaches top_p of theirs.
+std::vector<int32_t> top_k_ids(const Values& scores, const SamplingRow& row, float best) {
+  std::vector<int32_t> ids = best_ids(scores, row.top_k);
+  ids.resize(static_cast<size_t>(row.top_k));
+  if (row.top_p >= 1) return ids;
   const auto weight = [&](int32_t id) { return std::exp(scores.data[id] - best); };
-  const bool has_top_k = row.top_k > 0 && row.top_k < scores.count;
-  for (int64_t k = has_top_k ? row.top_k : 256;; k *= 16) {
-    std::vector<int32_t> ids = best_ids(scores, k);
-    if (has_top_k) ids.resize(static_cast<size_t>(row.top_k));
-    if (row.top_p >= 1) return ids;
-    double total = 0, sum = 0;
-    if (has_top_k) {
-      for (const int32_t id : ids) total += weight(id);
-    } else {
-      total = sum_exp(scores, best);
-    }
-    size_t kept = 0;
-    while (kept < ids.size() && (kept == 0 || sum < row.top_p * total)) sum += weight(ids[kept++]);
-    const bool reached = sum >= row.top_p * total;
-    if (!reached && static_cast<int64_t>(ids.size()) < scores.count && !has_top_k) continue;
-    ids.resize(kept);
-    return ids;
+  double total = 0, sum = 0;
+  for (const int32_t id : ids) total += weight(id);
+  size_t kept = 0;
+  while (kept < ids.size() && (kept == 0 || sum < row.top_p * total)) sum += weight(ids[kept++]);
+  ids.resize(kept);
+  return ids;
+}
+
+/// Sets all scores outside the nucleus (the shortest prefix of the falling order whose weight
+/// reaches top_p of all) to -infinity. A histogram of the weights finds the score at which the
+/// prefix ends, so only the scores of one bucket are sorted.
+void mask_outside_nucleus(Values& scores, const SamplingRow& row, float best) {
+  constexpr int kBuckets = 4096;
+  constexpr float kRange = 32;  // below best - 32 a weight is under 1e-14 of the best one's
+  const auto bucket_of = [&](float x) {
+    const float depth = (best - x) * (kBuckets / kRange);
+    return depth < kBuckets - 1 ? static_cast<int>(depth) : kBuckets - 1;
+  };
+  std::vector<double> weights(kBuckets);
+  for (int64_t i = 0; i < scores.padded; i += kSimd) {
+    const Floats w = exp(load(scores.data + i) - best);
+    for (int64_t j = 0; j < std::min(kSimd, scores.count - i); ++j)
+      weights[static_cast<size_t>(bucket_of(scores.data[i + j]))] += w[j];
+  }
+  double total = 0, sum = 0;
+  for (const double w : weights) total += w;
+  int last = 0;
+  while (last < kBuckets - 1 && sum + weights[static_cast<size_t>(last)] < row.top_p * total)
+    sum += weights[static_cast<size_t>(last++)];
+  std::vector<int32_t> edge;
+  for (int64_t i = 0; i < scores.count; ++i)
+    if (bucket_of(scores.data[i]) == last) edge.push_back(static_cast<int32_t>(i));
+  sort_ids(scores, edge);
+  size_t kept = 0;
+  while (kept < edge.size() && ((last == 0 && kept == 0) || sum < row.top_p * total))
+    sum += std::exp(scores.data[edge[kept++]] - best);
+  for (int64_t i = 0; i < scores.count; ++i)
+    if (bucket_of(scores.data[i]) > last) scores.data[i] = -INFINITY;
+  for (size_t i = kept; i < edge.size(); ++i) scores.data[edge[i]] = -INFINITY;
+}
+
+/// Sets scores of less than min_p times the best one's probability to -infinity.
+void mask_below_min_p(Values& scores, float min_p, float best) {
+  constexpr float kMargin = 1e-3f;  // over the rounding of exp and log near the limit
+  const float limit = best + std::log(min_p);
+  for (int64_t i = 0; i < scores.count; ++i) {
+    float& x = scores.data[i];
+    if (x >= limit + kMargin || x == best) continue;
+    if (x < limit - kMargin || std::exp(x - best) < min_p) x = -INFINITY;
   }
 }
 
 /// Noise of 16 tokens from `first`, within a few ulp of gumbel_noise().
 NANO_INLINE Floats gumbel_noises(uint64_t key, int64_t first) {
-  UInt64s x;
-  for (int i = 0; i < kSimd; ++i) x[i] = static_cast<uint64_t>(first) + static_cast<uint64_t>(i);
-  x = x * 0x9e3779b97f4a7c15ull + key;
+  constexpr UInt64s kLanes = {0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15};
+  UInt64s x = (kLanes + static_cast<uint64_t>(first)) * 0x9e3779b97f4a7c15ull + key;
   x = (x ^ (x >> 30)) * 0xbf58476d1ce4e5b9ull;
   x = (x ^ (x >> 27)) * 0x94d049bb133111ebull;
   const UInts bits = __builtin_convertvector((x ^ (x >> 31)) >> 32, UInts);
@@ -142,11 +177,10 @@ int32_t argmax_exact(const Values& scores, const std::vector<int32_t>& ids, uint
   return best_id;
 }
 
-/// argmax of score + noise over the whole vocabulary. `scores` is overwritten.
-int32_t argmax_noisy(Values& scores, uint64_t key) {
-  // Kept apart: the sums to find who can win, the scores (recomputed from the sums' ids) to decide.
-  std::vector<float> noisy(static_cast<size_t>(scores.padded));
-  const Values sums{noisy.data(), scores.count, scores.padded};
+/// argmax of score + noise over the whole vocabulary.
+int32_t argmax_noisy(const Values& scores, uint64_t key) {
+  // The sums find who can win; the scores decide by the exact formula.
+  const Values sums{scores.spare, nullptr, scores.count, scores.padded};
   for (int64_t i = 0; i < scores.padded; i += kSimd)
     store(sums.data + i, load(scores.data + i) + gumbel_noises(key, i));
   const float best = largest(sums);
@@ -162,15 +196,17 @@ int32_t choose(Values& scores, const SamplingRow& row) {
   if (row.temperature <= 0 || best == -INFINITY || best == INFINITY)
     return first_equal(scores, best);
   const uint64_t key = noise_key(row.seed, row.position);
-  const bool has_top_k = row.top_k > 0 && row.top_k < scores.count;
-  if (!has_top_k && row.top_p >= 1 && row.min_p <= 0) return argmax_noisy(scores, key);
-  std::vector<int32_t> ids =
-      has_top_k || row.top_p < 1
-          ? nucleus(scores, row, best)
-          : ids_from(scores, std::min(best, best + std::log(row.min_p) - 1e-3f));
+  if (row.top_k <= 0 || row.top_k >= scores.count) {
+    if (row.top_p < 1) mask_outside_nucleus(scores, row, best);
+    if (row.min_p > 0) mask_below_min_p(scores, row.min_p, best);
+    return argmax_noisy(scores, key);
+  }
+  std::vector<int32_t> ids = top_k_ids(scores, row, best);
   if (row.min_p > 0)
-    std::erase_if(ids, [&](int32_t id) { return std::exp(scores.data[id] - best) < row.min_p; });
-  return ids.empty() ? first_equal(scores, best) : argmax_exact(scores, ids, key);
+    std::erase_if(ids, [&](int32_t id) {
+      return scores.data[id] != best && std::exp(scores.data[id] - best) < row.min_p;
+    });
+  return argmax_exact(scores, ids, key);
 }
 
 void report(const SampleArgs& args, const SamplingRow& row, int64_t t, const Values& logits,
@@ -219,10 +255,11 @@ void sample_row(const SampleArgs& args, int64_t t, Values& values) {
 void run(const SampleArgs& args, const Run& ctx) {
   const int64_t padded = (args.logits.cols() + kSimd - 1) / kSimd * kSimd;
   const int64_t slots = std::max(1, ctx.threads);
-  ctx.scratch->reserve(Scratch::bytes<float>(slots * padded));
-  float* scratch = ctx.scratch->take<float>(slots * padded);
+  ctx.scratch->reserve(Scratch::bytes<float>(2 * slots * padded));
+  float* scratch = ctx.scratch->take<float>(2 * slots * padded);
   parallel_slots(ctx, live_samples(args, ctx), 1, [&](int64_t begin, int64_t end, int slot) {
-    Values values{scratch + slot * padded, args.logits.cols(), padded};
+    float* memory = scratch + 2 * slot * padded;
+    Values values{memory, memory + padded, args.logits.cols(), padded};
     for (int64_t t = begin; t < end; ++t) sample_row(args, t, values);
   });
 }

@@ -69,21 +69,33 @@ template <typename T>
 NANO_INLINE void store_part(T* p, Floats v, int64_t count) {
   for (int64_t i = 0; i < count; ++i) p[i] = T(v[i]);
 }
+/// Halves of a vector, for reductions.
+using HalfFloats = float __attribute__((vector_size(32)));
+using QuarterFloats = float __attribute__((vector_size(16)));
+NANO_INLINE HalfFloats low_half(Floats v) {
+  return __builtin_shufflevector(v, v, 0, 1, 2, 3, 4, 5, 6, 7);
+}
+NANO_INLINE HalfFloats high_half(Floats v) {
+  return __builtin_shufflevector(v, v, 8, 9, 10, 11, 12, 13, 14, 15);
+}
 /// Pairwise, as element.h's dot().
 NANO_INLINE float sum(Floats v) {
-  float x[kSimd];
-  std::memcpy(x, &v, sizeof(v));
-  for (int step = 8; step > 0; step /= 2)
-    for (int i = 0; i < step; ++i) x[i] += x[i + step];
-  return x[0];
+  const HalfFloats h = low_half(v) + high_half(v);
+  const QuarterFloats q =
+      __builtin_shufflevector(h, h, 0, 1, 2, 3) + __builtin_shufflevector(h, h, 4, 5, 6, 7);
+  return (q[0] + q[2]) + (q[1] + q[3]);
 }
 NANO_INLINE Floats max(Floats a, Floats b) {
   return a > b ? a : b;
 }
 NANO_INLINE float max(Floats v) {
-  float best = v[0];
-  for (int i = 1; i < kSimd; ++i) best = v[i] > best ? v[i] : best;
-  return best;
+  const HalfFloats a = low_half(v), b = high_half(v);
+  const HalfFloats h = a > b ? a : b;
+  const QuarterFloats c = __builtin_shufflevector(h, h, 0, 1, 2, 3);
+  const QuarterFloats d = __builtin_shufflevector(h, h, 4, 5, 6, 7);
+  const QuarterFloats q = c > d ? c : d;
+  const float x = q[0] > q[2] ? q[0] : q[2], y = q[1] > q[3] ? q[1] : q[3];
+  return x > y ? x : y;
 }
 
 }  // namespace nanoflow::cpu

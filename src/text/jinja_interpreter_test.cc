@@ -145,6 +145,19 @@ TEST(JinjaLimits, StepsMemoryOutputAndDepthAreBounded) {
       small);
 }
 
+// std::string_view::find is quadratic; texts like these would keep it busy for very long.
+TEST(JinjaLimits, SearchesOfLongTextsAreBounded) {
+  const std::string texts =
+      "{% set s = 'a' * 8000000 %}{% set p = 'a' * 4000000 + 'b' + 'a' * 3000000 %}";
+  const auto start = std::chrono::steady_clock::now();
+  EXPECT_EQ(render_text(texts + "{{ p in s }}"), "False");
+  EXPECT_EQ(render_text(texts + "{{ s.find(p) }} {{ s.split(p) | length }}"), "-1 1");
+  EXPECT_EQ(render_text(texts + "{{ s.replace(p, '') == s }} {{ s.count(p) }}"), "True 0");
+  EXPECT_EQ(failure(texts + "{{ s.rfind(p) }}").kind(), TemplateError::kLimit);
+  EXPECT_EQ(failure(texts + "{{ s.rsplit(p, 1) }}").kind(), TemplateError::kLimit);
+  EXPECT_LT(std::chrono::steady_clock::now() - start, std::chrono::seconds(60));
+}
+
 TEST(JinjaLimits, DeepTemplatesAreRefusedWhenParsed) {
   const auto expect_syntax = [](const std::string& source) {
     EXPECT_EQ(failure(source).kind(), TemplateError::kSyntax);

@@ -88,6 +88,7 @@ Value split_method(Heap& heap, std::string_view name, std::string_view text, con
   } else {
     const std::string_view sep = args.text(0);
     if (sep.empty()) raise("empty separator");
+    heap.charge(search_steps(text, sep, name == "rsplit"));
     parts = run(text, &sep, max_split);
   }
   std::vector<Value> values;
@@ -100,9 +101,9 @@ Value partition_method(Heap& heap, std::string_view name, std::string_view text,
   const Bound args(name, raw, {"sep"}, 1);
   const std::string_view sep = args.text(0);
   if (sep.empty()) raise("empty separator");
-  heap.charge(text.size() / 64);
   const bool first = name == "partition";
-  const size_t at = first ? text.find(sep) : text.rfind(sep);
+  heap.charge(search_steps(text, sep, !first));
+  const size_t at = first ? find_text(text, sep) : text.rfind(sep);
   const Value nothing = Value::of(std::string_view(""));
   if (at == std::string_view::npos) {
     const Value all = Value::of(text);
@@ -137,19 +138,20 @@ Value find_method_of_string(Heap& heap, std::string_view name, std::string_view 
   const Bound args(name, raw, {"sub", "start", "end"}, 1);
   const std::string_view sub = args.text(0);
   const Window w = window(heap, text, args, 1);
-  heap.charge(w.text.size() / 16);
+  heap.charge(search_steps(w.text, sub, name == "rfind"));
   if (name == "count") {
     int64_t count = 0;
     if (!w.valid) return Value::of(count);
     if (sub.empty()) return Value::of(static_cast<int64_t>(utf8_length(w.text)) + 1);
-    for (size_t at = 0; (at = w.text.find(sub, at)) != std::string_view::npos; at += sub.size()) {
+    for (size_t at = 0; (at = find_text(w.text, sub, at)) != std::string_view::npos;
+         at += sub.size()) {
       ++count;
     }
     return Value::of(count);
   }
   const size_t at = !w.valid          ? std::string_view::npos
                     : name == "rfind" ? w.text.rfind(sub)
-                                      : w.text.find(sub);
+                                      : find_text(w.text, sub);
   if (at == std::string_view::npos) {
     if (name == "index") raise("substring not found");
     return Value::of(int64_t{-1});
@@ -162,6 +164,7 @@ Value replace_method(Heap& heap, std::string_view text, const Args& raw) {
   const std::string_view from = args.text(0);
   const std::string_view to = args.text(1);
   int64_t left = args.get(2).is_none() ? -1 : args.integer(2, -1);
+  heap.charge(search_steps(text, from));
   Text out(heap);
   size_t at = 0;
   if (from.empty()) {  // between all characters and at both ends
@@ -174,7 +177,7 @@ Value replace_method(Heap& heap, std::string_view text, const Args& raw) {
     }
   }
   while (left-- != 0 && !from.empty()) {
-    const size_t found = text.find(from, at);
+    const size_t found = find_text(text, from, at);
     if (found == std::string_view::npos) break;
     out.add(text.substr(at, found - at));
     out.add(to);

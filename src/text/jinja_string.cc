@@ -1,6 +1,7 @@
 #include "text/jinja_string.h"
 
 #include <algorithm>
+#include <cstring>
 
 #include <utf8proc.h>
 
@@ -41,6 +42,22 @@ size_t utf8_offset(std::string_view text, size_t index) {
     --index;
   }
   return at;
+}
+
+size_t find_text(std::string_view text, std::string_view part, size_t from) {
+  if (from > text.size()) return std::string_view::npos;
+  if (part.empty()) return from;
+  const void* at = memmem(text.data() + from, text.size() - from, part.data(), part.size());
+  if (at == nullptr) return std::string_view::npos;
+  return static_cast<size_t>(static_cast<const char*>(at) - text.data());
+}
+
+size_t search_steps(std::string_view text, std::string_view part, bool from_end) {
+  // memmem compares up to 256 bytes at each place in the worst case; rfind compares all.
+  const size_t compared = from_end ? part.size() : std::min<size_t>(part.size(), 256);
+  size_t bytes = 0;
+  if (__builtin_mul_overflow(text.size(), compared, &bytes)) bytes = SIZE_MAX / 2;
+  return 1 + text.size() / 64 + bytes / 128;
 }
 
 bool is_valid_utf8(std::string_view text) {
@@ -280,7 +297,7 @@ std::vector<std::string_view> split(std::string_view text, const std::string_vie
     return out;
   }
   while (max_split-- != 0) {
-    const size_t at = text.find(*sep);
+    const size_t at = find_text(text, *sep);
     if (at == std::string_view::npos) break;
     out.push_back(text.substr(0, at));
     text.remove_prefix(at + sep->size());

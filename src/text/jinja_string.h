@@ -20,6 +20,11 @@ size_t utf8_length(std::string_view text);
 size_t utf8_offset(std::string_view text, size_t index);
 bool is_valid_utf8(std::string_view text);
 
+/// text.find(part, from), linear also for long parts (the library's is quadratic).
+size_t find_text(std::string_view text, std::string_view part, size_t from = 0);
+/// Steps to charge for a search of `part` in `text`, from either end.
+size_t search_steps(std::string_view text, std::string_view part, bool from_end = false);
+
 /// str.isspace() of one character.
 bool is_space(char32_t c);
 

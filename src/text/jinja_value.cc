@@ -216,8 +216,8 @@ bool contains(Heap& heap, const Value& container, const Value& item) {
         raise(
             fmt::format("'in <string>' requires string as left operand, not {}", type_name(item)));
       }
-      heap.charge(container.size / 64);
-      return container.text().find(item.text()) != std::string_view::npos;
+      heap.charge(search_steps(container.text(), item.text()));
+      return find_text(container.text(), item.text()) != std::string_view::npos;
     case Kind::kDict: return find(heap, container, item) != nullptr;
     case Kind::kList:
     case Kind::kTuple:

@@ -186,8 +186,8 @@ struct Method {
 /// What one render may use.
 struct Limits {
   int64_t steps = 50'000'000;      ///< about a second of work
-  size_t heap_bytes = 512u << 20;  ///< everything the render allocates, never freed before its end
-  size_t output_bytes = 128u << 20;
+  size_t heap_bytes = 256u << 20;  ///< everything the render allocates, never freed before its end
+  size_t output_bytes = 64u << 20;
   int depth = 600;        ///< nesting of evaluation; 8 MiB stacks hold it with sanitizers
   int value_depth = 200;  ///< nesting of lists and dicts that are printed or compared
 };

@@ -6,6 +6,7 @@
 #include <string_view>
 
 #include "base/json.h"
+#include "text/chat_template.h"
 #include "text/jinja_interpreter.h"
 #include "text/jinja_parser.h"
 #include "text/jinja_string.h"
@@ -18,6 +19,19 @@ constexpr const char* kChat = R"({"messages": [{"role": "system", "content": " s
   "arguments": {"a": [1, 2.5, true]}}}]}], "tools": [{"type": "function"}], "x": -3, "y": 1.5,
   "add_generation_prompt": true, "bos_token": "<s>"})";
 
+// Messages of any shape through a template that is known to be good: an answer or an error.
+void render_messages(const nanoflow::Json& request) {
+  static const auto chat =
+      nanoflow::ChatTemplate::compile(nanoflow::load_chat_template("llama-2"), {});
+  const nanoflow::Json* messages = request.find("messages");
+  if (messages == nullptr) return;
+  nanoflow::ChatRenderOptions options;
+  options.continue_final_message = request.find("continue_final_message") != nullptr;
+  options.add_generation_prompt = !options.continue_final_message;
+  if (const nanoflow::Json* tools = request.find("tools")) options.tools = *tools;
+  static_cast<void>(chat.render(*messages, options));
+}
+
 }  // namespace
 
 extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
@@ -28,6 +42,7 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
   const Result<Json> variables =
       parse_json(zero == std::string_view::npos ? std::string_view(kChat) : input.substr(zero + 1));
   if (!jinja::is_valid_utf8(source) || !variables || !variables->is_object()) return 0;
+  render_messages(*variables);
   jinja::Context context;
   context.clock = [] { return int64_t{1'700'000'000}; };
   context.limits.steps = 200'000;  // keeps one input under a second with sanitizers

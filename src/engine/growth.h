@@ -26,4 +26,16 @@ class GrowthForecast {
   std::vector<Entry> entries_;  // by falling remaining
 };
 
+/// Share of the cache that admission keeps free for forecasts that turn out too low: grows with
+/// preemptions, shrinks with finished requests.
+class GrowthReserve {
+ public:
+  void on_preemption();
+  void on_finish();
+  [[nodiscard]] double share() const { return share_; }
+
+ private:
+  double share_ = 0.02;
+};
+
 }  // namespace nanoflow

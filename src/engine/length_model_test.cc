@@ -99,5 +99,19 @@ TEST(GrowthForecast, EqualsASimulation) {
   }
 }
 
+TEST(GrowthReserve, FollowsPreemptionsWithinBounds) {
+  GrowthReserve reserve;
+  const double start = reserve.share();
+  for (int i = 0; i < 10; ++i) reserve.on_preemption();
+  const double raised = reserve.share();
+  EXPECT_GT(raised, start);
+  for (int i = 0; i < 100; ++i) reserve.on_finish();
+  EXPECT_LT(reserve.share(), raised);
+  for (int i = 0; i < 100000; ++i) reserve.on_finish();
+  EXPECT_GT(reserve.share(), 0);
+  for (int i = 0; i < 100000; ++i) reserve.on_preemption();
+  EXPECT_LE(reserve.share(), 0.1);
+}
+
 }  // namespace
 }  // namespace nanoflow

@@ -14,9 +14,6 @@ namespace nanoflow {
 
 namespace {
 
-/// Share of the cache that admission leaves for forecasts that turn out too low.
-constexpr double kReserve = 0.02;
-
 /// A fixed quantile per sequence; consecutive arrivals cover (0, 1) evenly (golden ratio sequence),
 /// so the forecasts of many sequences together follow the distribution.
 double quantile_of(int64_t arrival) {
@@ -131,6 +128,7 @@ void Scheduler::preempt(size_t index) {
   running_.erase(running_.begin() + static_cast<ptrdiff_t>(index));
   stats_.recomputed_rows += victim->num_rows;
   ++stats_.preemptions;
+  reserve_.on_preemption();
   ++victim->num_preemptions;
   release(*victim);
   victim->num_rows = 0;
@@ -142,7 +140,7 @@ void Scheduler::preempt(size_t index) {
 void Scheduler::plan_waiting(int64_t& prefill_budget, int64_t now_ns) {
   if (waiting_.empty() || short_of_pages_ || free_slots_.empty() || prefill_budget == 0) return;
   const auto capacity = static_cast<int64_t>(
-      static_cast<double>(pool_.num_pages() * pool_.page_size()) * (1 - kReserve));
+      static_cast<double>(pool_.num_pages() * pool_.page_size()) * (1 - reserve_.share()));
   GrowthForecast growth = forecast_running();
   while (!waiting_.empty() && !free_slots_.empty() && prefill_budget > 0) {
     const SequencePtr sequence = waiting_.begin()->second;

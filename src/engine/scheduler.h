@@ -132,6 +132,7 @@ class Scheduler {
   SchedulerConfig config_;
   PagePool pool_;
   LengthModel lengths_;
+  GrowthReserve reserve_;
   std::unordered_map<RequestId, SequencePtr> sequences_;  // all that have not finished
   std::vector<SequencePtr> running_;                      // by rank
   std::map<Rank, SequencePtr> waiting_;

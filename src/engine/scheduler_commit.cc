@@ -75,6 +75,7 @@ void Scheduler::commit_token(const SequencePtr& sequence, const StepResults& res
   const bool stopped = sequence->stops_at(token) && length > sequence->request.sampling.min_tokens;
   if (stopped || length == sequence->max_output) {
     lengths_.on_finish(length);
+    reserve_.on_finish();
     if (stopped) event.stop_token = token;
     finish(sequence, stopped ? FinishReason::kStop : FinishReason::kLength, now_ns,
            std::move(event));

@@ -346,7 +346,7 @@ TEST(Scheduler, NobodyStarves) {
   }
 }
 
-// 400 requests whose outputs end by EOS although max_tokens is the whole context: admission must
+// Requests whose outputs end by EOS although max_tokens is the whole context: admission must
 // learn their length, fill the cache and rarely preempt.
 TEST(Scheduler, AdmissionFillsMemoryWithFewPreemptions) {
   const EngineLimits limits = limits_of(2000, 16);
@@ -367,9 +367,6 @@ TEST(Scheduler, AdmissionFillsMemoryWithFewPreemptions) {
   const SchedulerStats stats = harness.stats();
   RecordProperty("kv_usage_percent", static_cast<int>(usage * 100));
   RecordProperty("preemptions", static_cast<int>(stats.preemptions));
-  std::printf("usage %.3f preemptions %ld recomputed %ld of %ld steps %ld\n", usage,
-              static_cast<long>(stats.preemptions), static_cast<long>(stats.recomputed_rows),
-              static_cast<long>(harness.rows()), static_cast<long>(harness.steps()));
   EXPECT_GT(usage, 0.85);
   EXPECT_LT(stats.recomputed_rows, harness.rows() / 50);
 }

@@ -144,11 +144,11 @@ void Lowering::check_partition(OpId op) const {
   if (node.split == SplitBy::kNone && ranges.size() > 1)
     fail(fmt::format("\"{}\" may not be cut", node.name));
   if (node.align_group < 0) return;
-  for (size_t other = 0; other < graph_.nodes.size(); ++other) {
-    if (graph_.nodes[other].align_group == node.align_group &&
-        cuts(static_cast<OpId>(other)) != ranges)
-      fail(fmt::format("\"{}\" and \"{}\" must be cut at the same rows", node.name,
-                       graph_.nodes[other].name));
+  for (size_t i = 0; i < graph_.nodes.size(); ++i) {
+    const OpNode& other = graph_.nodes[i];
+    if (other.section == Section::kLayer && other.align_group == node.align_group &&
+        cuts(static_cast<OpId>(i)) != ranges)
+      fail(fmt::format("\"{}\" and \"{}\" must be cut at the same rows", node.name, other.name));
   }
 }
 

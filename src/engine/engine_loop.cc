@@ -65,7 +65,7 @@ Result<RequestHandle> EngineLoop::submit(Request request, std::shared_ptr<EventQ
   if (!max_output) return tl::unexpected(max_output.error());
   int64_t arrival = 0;
   {
-    // Also before the copies below: a refused request costs nothing.
+    // Also before anything is allocated: a refused request costs nothing.
     const std::lock_guard lock(mutex_);
     if (auto open = check_acceptance(request.id); !open) return tl::unexpected(open.error());
     arrival = next_arrival_++;

@@ -57,8 +57,7 @@ Check check_numbers(const SamplingParams& p) {
       [&] {
         return integer_in_range("min_tokens", p.min_tokens, 0, p.max_tokens.value_or(kMaxTokens));
       },
-      // Far beyond any use, and its inverse is still a normal float32.
-      [&] { return in_range("temperature", p.temperature, 0, 1e6); },
+      [&] { return in_range("temperature", p.temperature, 0, 1e6); },  // far beyond any use
       [&] { return integer_in_range("top_k", p.top_k, -1, INT32_MAX); },
       [&] { return in_range("top_p", p.top_p, 0, 1); },
       [&] { return in_range("min_p", p.min_p, 0, 1); },

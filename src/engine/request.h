@@ -31,7 +31,7 @@ struct SamplingParams {
   std::optional<int64_t> max_tokens;  ///< output tokens at most; unset: what the context leaves;
                                       ///< 0: the prompt is only scored
   int64_t min_tokens = 0;             ///< EOS and stop ids are forbidden before this many
-  double temperature = 1;             ///< 0: greedy
+  double temperature = 1;             ///< 0 (or below 1e-5): greedy
   int64_t top_k = 0;                  ///< 0 or -1: all
   double top_p = 1;
   double min_p = 0;

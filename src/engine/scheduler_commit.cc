@@ -144,6 +144,8 @@ void Scheduler::cancel(RequestId id, int64_t now_ns) {
 void Scheduler::finish_all(FinishReason reason, const std::string& error, int64_t now_ns) {
   std::vector<SequencePtr> all;
   for (const auto& [id, sequence] : sequences_) all.push_back(sequence);
+  std::sort(all.begin(), all.end(),
+            [](const SequencePtr& a, const SequencePtr& b) { return a->rank() < b->rank(); });
   for (const SequencePtr& sequence : all) {
     TokenEvent event;
     event.error = error;

@@ -12,7 +12,7 @@ Sequence::Sequence(Request accepted, int64_t max_output_tokens, uint64_t default
       num_prompt(static_cast<int64_t>(request.prompt.size())),
       max_output(max_output_tokens),
       seed(request.sampling.seed.value_or(default_seed)),
-      tokens(request.prompt) {
+      tokens(std::move(request.prompt)) {
   const SamplingParams& p = request.sampling;
   stop_ids = p.stop_token_ids;
   if (!p.ignore_eos && request.eos_token_ids) {

@@ -25,7 +25,7 @@ struct Sequence {
   Sequence(Request accepted, int64_t max_output_tokens, uint64_t default_seed,
            int64_t arrival_index, int64_t submitted_ns);
 
-  Request request;
+  Request request;  ///< its prompt has moved to `tokens`
   int64_t arrival = 0;
   int64_t num_prompt = 0;
   int64_t max_output = 0;

@@ -8,6 +8,9 @@ namespace nanoflow {
 
 namespace {
 
+// Dividing logits by less could overflow float32, and no two of them would still be a draw.
+constexpr double kGreedyBelow = 1e-5;
+
 int32_t to_int32(int64_t value) {
   return static_cast<int32_t>(value);
 }
@@ -51,7 +54,7 @@ void append_bias(StepBatch& batch, const Sequence& s, SamplingRow& row) {
 void append_token_choice(StepBatch& batch, const Sequence& s, int32_t row_index) {
   const SamplingParams& p = s.request.sampling;
   SamplingRow row;
-  row.temperature = static_cast<float>(p.temperature);
+  row.temperature = p.temperature < kGreedyBelow ? 0.0F : static_cast<float>(p.temperature);
   row.top_p = static_cast<float>(p.top_p);
   row.min_p = static_cast<float>(p.min_p);
   row.repetition_penalty = static_cast<float>(p.repetition_penalty);

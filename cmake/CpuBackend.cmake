@@ -1,13 +1,12 @@
-# Compiler flags and libraries that only the CPU backend needs.
+# Compiler flags that only the CPU backend needs, and the benchmark of its ops.
+option(NANOFLOW_OP_BENCH "Build bench/op_bench, the CPU backend's op benchmark" OFF)
+
 get_target_property(kind nanoflow_backend_cpu TYPE)
 if(NOT kind STREQUAL "INTERFACE_LIBRARY")
   target_compile_options(nanoflow_backend_cpu PRIVATE -march=${NANOFLOW_CPU_ARCH}
                          $<$<NOT:$<CONFIG:Debug>>:-O3>)
-  if(NANOFLOW_ONEDNN)
-    target_link_libraries(nanoflow_backend_cpu PRIVATE DNNL::dnnl)
-    target_compile_definitions(nanoflow_backend_cpu PRIVATE NANOFLOW_HAS_ONEDNN=1)
-  endif()
-  if(NANOFLOW_OPENMP)
-    target_link_libraries(nanoflow_backend_cpu PRIVATE OpenMP::OpenMP_CXX)
+  if(NANOFLOW_OP_BENCH)
+    add_executable(op_bench ${CMAKE_SOURCE_DIR}/bench/op_bench.cc)
+    target_link_libraries(op_bench PRIVATE nanoflow_backend_cpu)
   endif()
 endif()

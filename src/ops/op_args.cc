@@ -8,6 +8,8 @@ template <typename... Fs>
 struct Overloaded : Fs... {
   using Fs::operator()...;
 };
+template <typename... Fs>
+Overloaded(Fs...) -> Overloaded<Fs...>;
 
 double bytes_of(const TensorView& view) {
   return static_cast<double>(view.size_bytes());

@@ -69,24 +69,33 @@ NANO_INLINE void score(const Tokens<T>& keys, Heads& h, int64_t group, int64_t d
 }
 
 #if defined(__x86_64__)
-/// score() by multiplication of bfloat16 pairs, which needs no conversion of the keys. dim is a
-/// multiple of 32.
-NANO_BF16_DOT void score_pairs(const Tokens<BFloat16>& keys, Heads& h, int64_t group, int64_t dim) {
-  for (int64_t g = 0; g < group; ++g) {
-    Floats products[kSimd];
-    for (size_t t = 0; t < kSimd; ++t) {
-      __m512 acc = _mm512_setzero_ps();
-      for (int64_t d = 0; d < dim; d += 2 * kSimd)
-        acc = _mm512_dpbf16_ps(acc, (__m512bh)_mm512_loadu_si512(h.q_pairs + g * dim + d),
-                               (__m512bh)_mm512_loadu_si512(keys[t] + d));
-      std::memcpy(&products[t], &acc, sizeof(acc));
-    }
-    store(h.weights + g * kSimd, sum_rows(products));
+/// products[t] = 16 partial sums of q . keys[t], by multiplication of bfloat16 pairs, which needs
+/// no conversion. dim is a multiple of 32. (Plain memory in and out: vectors must not cross into a
+/// function that is compiled for another instruction set.)
+NANO_BF16_DOT void multiply_pairs(const Tokens<BFloat16>& keys, const BFloat16* q, int64_t dim,
+                                  float* products) {
+  for (size_t t = 0; t < kSimd; ++t) {
+    __m512 acc = _mm512_setzero_ps();
+    for (int64_t d = 0; d < dim; d += 2 * kSimd)
+      acc = _mm512_dpbf16_ps(acc, (__m512bh)_mm512_loadu_si512(q + d),
+                             (__m512bh)_mm512_loadu_si512(keys[t] + d));
+    _mm512_storeu_ps(products + t * kSimd, acc);
   }
 }
 #else
-void score_pairs(const Tokens<BFloat16>&, Heads&, int64_t, int64_t) {}
+void multiply_pairs(const Tokens<BFloat16>&, const BFloat16*, int64_t, float*) {}
 #endif
+
+/// score() for bfloat16 queries and keys.
+NANO_INLINE void score_pairs(const Tokens<BFloat16>& keys, Heads& h, int64_t group, int64_t dim) {
+  alignas(64) float memory[kSimd * kSimd];
+  for (int64_t g = 0; g < group; ++g) {
+    multiply_pairs(keys, h.q_pairs + g * dim, dim, memory);
+    Floats products[kSimd];
+    for (int64_t t = 0; t < kSimd; ++t) products[t] = load(memory + t * kSimd);
+    store(h.weights + g * kSimd, sum_rows(products));
+  }
+}
 
 /// Turns the block's scores into weights and rescales what was summed before. `inside` is all ones
 /// for tokens that are attended to.
@@ -161,17 +170,14 @@ NANO_INLINE void locate(const PagedAttentionArgs& args, int64_t seq, RowRange at
   }
 }
 
-/// A block's keys and values lie on two pages of memory that hardware prefetchers do not see
-/// coming: without this the reads of 64 sequences of 1,024 tokens ran at an eighth of the memory's
-/// rate.
+/// Asks for the next block's keys or values, one region at a time and into the second-level cache:
+/// hardware then streams ahead. Decoding 64 sequences of 1,024 tokens (float32, one core of an EPYC
+/// with AVX-512) read 6.4 GB/s without this, 9.1 with keys and values interleaved, 16.6 as it is.
 template <typename T>
-NANO_INLINE void prefetch(const TokenBlock<T>& block, int64_t dim) {
+NANO_INLINE void prefetch(const Tokens<T>& tokens, int64_t dim) {
   constexpr int64_t kLine = 64 / sizeof(T);
   for (size_t t = 0; t < kSimd; ++t)
-    for (int64_t d = 0; d < dim; d += kLine) {
-      __builtin_prefetch(block.keys[t] + d);
-      __builtin_prefetch(block.values[t] + d);
-    }
+    for (int64_t d = 0; d < dim; d += kLine) __builtin_prefetch(tokens[t] + d, 0, 2);
 }
 
 template <typename T>
@@ -185,7 +191,7 @@ void decode(const PagedAttentionArgs& args, int64_t seq, RowRange attends, int64
     block = next;
     if (first + kSimd < attends.end) {
       locate(args, seq, attends, kv_head, first + kSimd, next);
-      prefetch(next, dim);
+      prefetch<T>(next.keys, dim);
     }
     if constexpr (std::is_same_v<T, BFloat16>) {
       if (h.uses_pairs) {
@@ -197,6 +203,7 @@ void decode(const PagedAttentionArgs& args, int64_t seq, RowRange attends, int64
       score(block.keys, h, group, dim);
     }
     update_softmax(h, group, dim, args.scale, block.inside);
+    prefetch<T>(next.values, dim);
     add_all_values(block.values, h, group, dim);
   }
 }

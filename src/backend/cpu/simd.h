@@ -9,13 +9,12 @@
 
 #if defined(__clang__)
 #define NANO_UNROLL _Pragma("unroll")
-#define NANO_INLINE inline __attribute__((always_inline))
 #else
 #define NANO_UNROLL _Pragma("GCC unroll 32")
+#endif
 #define NANO_INLINE inline __attribute__((always_inline))
 // Vectors are only passed between inlined functions, so their calling convention is of no concern.
 #pragma GCC diagnostic ignored "-Wpsabi"
-#endif
 
 namespace nanoflow::cpu {
 

@@ -32,8 +32,9 @@ struct EngineConfig {
   int64_t max_queue_size = 1024;
   /// Seeds requests that bring none.
   uint64_t seed = 0;
-  /// Build the plans of all row buckets at start instead of when first needed.
-  bool warm_up = false;
+  /// Make and verify the plans of all row buckets at start (milliseconds each) instead of when they
+  /// are first needed.
+  bool warm_up = true;
 
   /// Throws ConfigError naming the field.
   void validate() const;

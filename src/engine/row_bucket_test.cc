@@ -19,6 +19,8 @@ TEST(RowBucket, HoldsItsRowsWithLittlePadding) {
     last = bucket;
   }
   EXPECT_EQ(buckets, 8 + 7 * 8);
+  EXPECT_EQ(row_buckets(8192).size(), static_cast<size_t>(buckets));
+  EXPECT_EQ(row_buckets(20), (std::vector<int64_t>{8, 16, 24}));
   EXPECT_EQ(row_bucket(64), 64);
   EXPECT_EQ(row_bucket(65), 72);
   EXPECT_EQ(row_bucket(129), 144);

@@ -77,18 +77,23 @@ StepPlans::StepPlans(Backend& backend, const ModelConfig& model, const WeightSto
                         "a step's scratch memory", kRemedy);
 }
 
-/// Bytes that the plans of every bucket need. They share one arena, since steps run one by one.
+/// Bytes that the plan of every bucket fits in. They share one arena, since steps run one by one.
+/// All are asked: where cuts fall depends on the bucket, so a smaller one may need more workspace.
 int64_t StepPlans::measure_arena(int64_t kv_layers, const KvCacheView& kv) const {
   BindEnvironment env = environment(capacity_.rows);
   env.step = shapes_of_inputs(residual_.data(), capacity_);
   env.kv.assign(static_cast<size_t>(kv_layers), kv);
-  int64_t bytes = lower(forward_graph_, forward_spec_, env).arena_bytes;
-  env.rows = capacity_.sample_chunk;
   add_result_shapes(residual_.data(), capacity_.sample_chunk, env.external);
-  bytes = std::max(bytes, lower(sample_graph_, sample_spec_, env).arena_bytes);
-  // Cuts are rounded to multiples of rows, so a smaller bucket's largest piece may need a little
-  // more workspace than a larger one's.
-  return bytes + bytes / 16;
+  int64_t bytes = 0;
+  for (const int64_t rows : row_buckets(capacity_.rows)) {
+    env.rows = rows;
+    bytes = std::max(bytes, lower(forward_graph_, forward_spec_, env).arena_bytes);
+  }
+  for (const int64_t rows : row_buckets(capacity_.sample_chunk)) {
+    env.rows = rows;
+    bytes = std::max(bytes, lower(sample_graph_, sample_spec_, env).arena_bytes);
+  }
+  return bytes;
 }
 
 BindEnvironment StepPlans::environment(int64_t rows) const {
@@ -138,11 +143,9 @@ const Plan& StepPlans::sample(int64_t chunk, int64_t bucket) {
 }
 
 void StepPlans::warm_up() {
-  for (int64_t rows = 1; rows <= capacity_.rows; rows = row_bucket(rows) + 1) {
-    (void)forward(row_bucket(rows));
-  }
-  for (int64_t rows = 1; rows <= capacity_.sample_chunk; rows = row_bucket(rows) + 1) {
-    (void)sample(0, row_bucket(rows));
+  for (const int64_t rows : row_buckets(capacity_.rows)) (void)forward(rows);
+  for (int64_t chunk = 0; chunk < capacity_.sample_chunks; ++chunk) {
+    for (const int64_t rows : row_buckets(capacity_.sample_chunk)) (void)sample(chunk, rows);
   }
 }
 

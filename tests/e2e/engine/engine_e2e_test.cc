@@ -293,7 +293,7 @@ TEST(EngineE2eStart, FailuresSayWhatToChange) {
   expect([](auto& c) { c.max_model_len = 257; }, "max_model_len");
   expect([](auto& c) { c.pipeline = "no such spec"; }, "no such spec");
   expect([](auto& c) { c.tp_size = 3; }, "tp_size");
-  expect([](auto& c) { c.warm_up = true; }, "started");
+  expect([](auto& c) { c.warm_up = false; }, "started");
 }
 
 // One rank fails to start, or fails while it runs: nobody hangs.

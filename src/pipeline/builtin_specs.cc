@@ -30,6 +30,63 @@ bool is_attention(const OpGraph& graph, const OpNode& node) {
   });
 }
 
+bool is_network(const OpNode& node) {
+  return node.bound == Resource::kNetwork;
+}
+
+using Ops = std::vector<const OpNode*>;
+
+struct LayerParts {
+  Ops qkv;  // up to attention
+  Ops attn;
+  Ops project;  // up to the first collective; empty on one rank
+  Ops ffn;
+  Ops whole;  // from the first op that both halves must do as one (experts) to the end
+};
+
+LayerParts cut_layer(const OpGraph& graph) {
+  LayerParts layer;
+  Ops* part = &layer.qkv;
+  for (const OpNode* node : layer_ops(graph)) {
+    if (is_attention(graph, *node)) {
+      part = &layer.attn;
+    } else if (part != &layer.qkv && !may_cut(*node)) {
+      part = &layer.whole;
+    } else if (part == &layer.attn) {
+      part = &layer.project;
+    } else if (part == &layer.project && !part->empty() && is_network(*part->back())) {
+      part = &layer.ffn;
+    }
+    part->push_back(node);
+  }
+  if (!layer.project.empty() && !is_network(*layer.project.back()))
+    std::swap(layer.project, layer.ffn);
+  return layer;
+}
+
+/// One part of a layer for one half; stage 1 is the next layer's.
+struct Turn {
+  const Ops* part;
+  RowRange rows;
+  int stage;
+};
+
+std::vector<Turn> half_layer_skew(const LayerParts& layer) {
+  const auto& [qkv, attn, project, ffn, whole] = layer;
+  constexpr RowRange kFirst{0, 1}, kSecond{1, 2}, kBoth{0, 2};
+  if (!whole.empty())
+    return {{&attn, kSecond, 0},    {&project, kFirst, 0}, {&ffn, kFirst, 0},
+            {&project, kSecond, 0}, {&ffn, kSecond, 0},    {&whole, kBoth, 0},
+            {&qkv, kFirst, 1},      {&attn, kFirst, 1},    {&qkv, kSecond, 1}};
+  // Attention of one half is beside everything that the other half does between its attentions.
+  if (project.empty())
+    return {{&attn, kSecond, 0}, {&ffn, kFirst, 0},  {&qkv, kFirst, 1},
+            {&attn, kFirst, 1},  {&ffn, kSecond, 0}, {&qkv, kSecond, 1}};
+  // Each collective is beside GEMMs of the other half: o's beside qkv, down's beside o.
+  return {{&project, kFirst, 0},  {&qkv, kSecond, 0}, {&attn, kSecond, 0}, {&ffn, kFirst, 0},
+          {&project, kSecond, 0}, {&qkv, kFirst, 1},  {&attn, kFirst, 1},  {&ffn, kSecond, 0}};
+}
+
 }  // namespace
 
 PipelineSpec sequential_spec(const OpGraph& graph) {
@@ -55,38 +112,17 @@ PipelineSpec nano_batch_spec(const OpGraph& graph, int pieces) {
 
 PipelineSpec overlapped_spec(const OpGraph& graph, int lanes) {
   NANO_CHECK(lanes == 2 || lanes == 3, "{} lanes", lanes);
-  const std::vector<const OpNode*> ops = layer_ops(graph);
-  const auto reads_cache = [&](const OpNode* node) { return is_attention(graph, *node); };
-  const auto attention = std::find_if(ops.begin(), ops.end(), reads_cache);
-  const auto after = std::find_if_not(attention, ops.end(), reads_cache);
-  if (attention == ops.end())
+  const LayerParts layer = cut_layer(graph);
+  if (layer.attn.empty())
     throw ConfigError("pipeline", fmt::format("{} has no attention to overlap", graph.name));
-
-  // From here to the layer's end both halves run as one (a sparse FFN); ops.end() when nothing has
-  // to.
-  const auto joint =
-      std::find_if_not(after, ops.end(), [](const OpNode* node) { return may_cut(*node); });
-
-  const RowRange whole{0, 2}, first{0, 1}, second{1, 2};
   PipelineSpec spec{.name = fmt::format("overlap{}", lanes), .key = {.rows = 2}};
-  const auto add = [&](auto begin, auto end, const RowRange& rows, int stage) {
-    for (auto it = begin; it != end; ++it) {
-      const OpNode& node = **it;
-      const LaneId lane = node.bound == Resource::kNetwork ? lanes - 1 : reads_cache(&node) ? 1 : 0;
-      spec.order.push_back({.op = node.name, .rows = rows, .stage = stage, .lane = lane});
+  for (const Turn& turn : half_layer_skew(layer)) {
+    for (const OpNode* node : *turn.part) {
+      const LaneId lane = is_network(*node) ? lanes - 1 : is_attention(graph, *node) ? 1 : 0;
+      spec.order.push_back(
+          {.op = node->name, .rows = turn.rows, .stage = turn.stage, .lane = lane});
     }
-  };
-  // While the first half is in its FFN, the second half's attention runs, and the other way round.
-  add(attention, after, second, 0);
-  add(after, joint, first, 0);
-  if (joint != ops.end()) {
-    add(after, joint, second, 0);
-    add(joint, ops.end(), whole, 0);
   }
-  add(ops.begin(), attention, first, 1);
-  add(attention, after, first, 1);
-  if (joint == ops.end()) add(after, joint, second, 0);
-  add(ops.begin(), attention, second, 1);
   return spec;
 }
 

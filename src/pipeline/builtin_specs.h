@@ -17,9 +17,9 @@ PipelineSpec sequential_spec(const OpGraph& graph);
 PipelineSpec nano_batch_spec(const OpGraph& graph, int pieces);
 
 /// Two halves that run half a layer apart, so that one half's attention is beside the other's GEMMs
-/// (Zhu et al. 2024, NanoFlow, section 4): GEMMs and norms on lane 0, attention on lane 1,
-/// collectives on lane `lanes` - 1. `lanes` is 2 or 3. Throws ConfigError when the graph has no
-/// attention to overlap.
+/// (Zhu et al. 2024, NanoFlow, section 4), and so are its collectives, when there are any: GEMMs
+/// and norms on lane 0, attention on lane 1, collectives on lane `lanes` - 1. `lanes` is 2 or 3.
+/// Throws ConfigError when the graph has no attention to overlap.
 PipelineSpec overlapped_spec(const OpGraph& graph, int lanes);
 
 /// "sequential", "nanobatch2", "nanobatch4", "overlap2", "overlap3".

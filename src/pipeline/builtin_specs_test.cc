@@ -1,8 +1,12 @@
 #include "pipeline/builtin_specs.h"
 
+#include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
 #include <filesystem>
+#include <set>
+
+#include <fmt/format.h>
 
 #include "base/error.h"
 #include "pipeline/lower.h"
@@ -26,21 +30,49 @@ TEST(BuiltinSpecs, LowerAndVerifyInEveryBucket) {
   }
 }
 
-TEST(BuiltinSpecs, OverlapPutsOneHalfsAttentionBesideTheOthersFeedForward) {
-  const toy::Graph graph = toy::layer_graph(4);
-  toy::ThreadedBackend backend;
-  toy::Memory memory(graph.get(), 8, {});
-  const PipelineSpec spec = overlapped_spec(graph.get(), 3);
-  EXPECT_EQ(spec.num_lanes(), 3);
-  const Plan plan = lower(graph.get(), spec, memory.environment(backend, 0));
-  // In the steady state no attention of one half waits for an op of the other half's GEMMs.
-  const OpId attn = graph.get().find_op("attn");
-  for (const Step& step : plan.steps) {
-    if (step.op != attn) continue;
-    EXPECT_EQ(step.lane, 1);
-    for (const StepId wait : step.waits)
-      EXPECT_EQ(plan.steps[static_cast<size_t>(wait)].op, graph.get().find_op("qkv"));
+/// What may run at the same time as step `i` of the plan: neither is ordered before the other.
+std::set<std::string> beside(const Plan& plan, const OpGraph& graph, size_t i) {
+  const size_t n = plan.steps.size();
+  std::vector<std::vector<bool>> before(n, std::vector<bool>(n));
+  std::vector<size_t> last(static_cast<size_t>(plan.num_lanes), n);
+  for (size_t j = 0; j < n; ++j) {
+    const Step& step = plan.steps[j];
+    const auto after = [&](size_t earlier) {
+      before[j][earlier] = true;
+      for (size_t k = 0; k < earlier; ++k)
+        if (before[earlier][k]) before[j][k] = true;
+    };
+    size_t& previous = last[static_cast<size_t>(step.lane)];
+    if (previous < n) after(previous);
+    for (const StepId wait : step.waits) after(static_cast<size_t>(wait));
+    previous = j;
   }
+  std::set<std::string> names;
+  for (size_t j = 0; j < n; ++j)
+    if (j != i && !before[i][j] && !before[j][i])
+      names.insert(fmt::format("{} {} {}", graph.nodes[static_cast<size_t>(plan.steps[j].op)].name,
+                               plan.steps[j].layer, plan.steps[j].rows.begin == 0 ? "A" : "B"));
+  return names;
+}
+
+// In the steady state, with halves A and B.
+TEST(BuiltinSpecs, OverlapHidesAttentionAndCollectives) {
+  const toy::Graph toy = toy::layer_graph(4);
+  const OpGraph& graph = toy.get();
+  toy::ThreadedBackend backend;
+  toy::Memory memory(graph, 8, {});
+  const Plan plan = lower(graph, overlapped_spec(graph, 3), memory.environment(backend, 0));
+  const auto beside_op = [&](const std::string& op, int layer, int64_t row) {
+    for (size_t i = 0; i < plan.steps.size(); ++i)
+      if (plan.steps[i].op == graph.find_op(op) && plan.steps[i].layer == layer &&
+          plan.steps[i].rows.begin == row)
+        return beside(plan, graph, i);
+    return std::set<std::string>();
+  };
+  EXPECT_THAT(beside_op("attn", 2, 4), testing::IsSupersetOf({"all_reduce 2 A", "ffn 2 A"}));
+  EXPECT_THAT(beside_op("attn", 2, 0), testing::IsSupersetOf({"all_reduce 1 B", "ffn 1 B"}));
+  EXPECT_THAT(beside_op("all_reduce", 2, 0), testing::IsSupersetOf({"qkv 2 B", "attn 2 B"}));
+  EXPECT_THAT(beside_op("all_reduce", 2, 4), testing::IsSupersetOf({"qkv 3 A", "attn 3 A"}));
 }
 
 TEST(BuiltinSpecs, NeedAttentionToOverlap) {

@@ -5,6 +5,8 @@
 #include <string>
 #include <utility>
 
+#include <fmt/format.h>
+
 #include "base/error.h"
 #include "pipeline/builtin_specs.h"
 #include "pipeline/toy_backend.h"

@@ -1,7 +1,10 @@
 // nanoflow bench throughput: how many tokens per second, and how far that is from what the hardware
 // could do.
+#include <algorithm>
 #include <cstdio>
 #include <string>
+#include <utility>
+#include <vector>
 
 #include <fmt/format.h>
 #include <CLI/CLI.hpp>
@@ -28,6 +31,7 @@ struct BenchOptions {
 /// The report's figures beside the ceilings of the same process.
 struct Report {
   const ThroughputResult& result;
+  const BusySnapshot busy;
   const Ceilings& ceilings;
   const ModelConfig& model;
   const EngineConfig& engine;
@@ -50,6 +54,32 @@ struct Report {
   }
 };
 
+/// Shares of the device's busy time, largest first.
+std::vector<std::pair<std::string, double>> op_shares(const BusySnapshot& busy) {
+  std::vector<std::pair<std::string, double>> shares;
+  for (const auto& [op, ns] : busy.op_ns)
+    if (ns > 0)
+      shares.emplace_back(op, static_cast<double>(ns) / static_cast<double>(busy.total_ns()));
+  std::sort(shares.begin(), shares.end(),
+            [](const auto& a, const auto& b) { return a.second > b.second; });
+  return shares;
+}
+
+double share(int64_t part, int64_t whole) {
+  return whole == 0 ? 0 : static_cast<double>(part) / static_cast<double>(whole);
+}
+
+Json busy_json(const BusySnapshot& busy, double elapsed_s) {
+  Json ops = Json::object();
+  for (const auto& [op, value] : op_shares(busy)) ops.set(op, value);
+  return Json::object({{"compute", share(busy.resource_ns[0], busy.total_ns())},
+                       {"memory", share(busy.resource_ns[1], busy.total_ns())},
+                       {"network", share(busy.resource_ns[2], busy.total_ns())},
+                       {"ops", std::move(ops)},
+                       {"overlap", share(busy.overlap_ns, busy.any_ns)},
+                       {"device_busy", static_cast<double>(busy.any_ns) * 1e-9 / elapsed_s}});
+}
+
 Json to_json(const Report& r) {
   const ThroughputResult& t = r.result;
   Json json = t.serving.to_json(t.elapsed_s);
@@ -67,6 +97,7 @@ Json to_json(const Report& r) {
   json.set("wasted_rows", t.wasted_rows);
   json.set("requests_cut_off", t.requests_cut_off);
   json.set("active_parameters", r.model.parameters().active);
+  json.set("step_time", busy_json(r.busy, t.elapsed_s));
   json.set("engine", r.engine.to_json());
   return json;
 }
@@ -87,6 +118,21 @@ void print(const Report& r) {
                                           r.sequential_roofline()));
   line("ceilings", fmt::format("GEMM {:.1f} GFLOP/s, read {:.1f} GB/s (measured in this process)",
                                r.ceilings.gemm_flops * 1e-9, r.ceilings.read_bytes_per_s * 1e-9));
+  const BusySnapshot& busy = r.busy;
+  line("step time",
+       fmt::format(
+           "compute {:.1f} %, memory {:.1f} %, network {:.1f} %; device busy {:.1f} % of the "
+           "run, {:.1f} % of that on two lanes or more",
+           100 * share(busy.resource_ns[0], busy.total_ns()),
+           100 * share(busy.resource_ns[1], busy.total_ns()),
+           100 * share(busy.resource_ns[2], busy.total_ns()),
+           100 * static_cast<double>(busy.any_ns) * 1e-9 / t.elapsed_s,
+           100 * share(busy.overlap_ns, busy.any_ns)));
+  std::string ops;
+  for (const auto& [op, value] : op_shares(busy))
+    if (value >= 0.005)
+      ops += fmt::format("{}{} {:.1f} %", ops.empty() ? "" : ", ", op, 100 * value);
+  line("ops", ops);
   line("steps", fmt::format("{} ({} preemptions, {} tokens computed again, {} wasted rows)",
                             t.steps, t.preemptions, t.recomputed_tokens, t.wasted_rows));
 }
@@ -103,10 +149,13 @@ int run(BenchOptions o) {
   ProgressBar bar("Requests", static_cast<int64_t>(workload.size()), ProgressBar::Unit::kCount,
                   stderr);
   const SteadyClock clock;
+  const BusySnapshot before = stack.busy();
   const ThroughputResult result = run_throughput(stack.engine(), workload, clock, interrupted(),
                                                  [&](int64_t finished) { bar.set(finished); });
   bar.finish();
-  const Report report{result, ceilings, stack.model_config(), stack.engine_config(), dtype};
+  const Report report{
+      result, stack.busy().since(before), ceilings, stack.model_config(), stack.engine_config(),
+      dtype};
   print(report);
   if (!o.json.empty()) write_file_atomically(o.json, to_json(report).dump(2) + "\n");
   return interrupted() ? 130 : 0;

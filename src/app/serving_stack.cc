@@ -1,6 +1,7 @@
 #include "app/serving_stack.h"
 
 #include <algorithm>
+#include <thread>
 #include <utility>
 
 #include <fmt/format.h>
@@ -106,6 +107,13 @@ EngineConfig make_engine_config(const ModelOptions& o, const ModelConfig& model)
   return config;
 }
 
+/// Ranks share the cores.
+int threads_per_rank(const ModelOptions& options) {
+  const auto cores = static_cast<int>(std::thread::hardware_concurrency());
+  const int threads = options.threads > 0 ? options.threads : cores;
+  return std::max(1, threads / options.tensor_parallel_size);
+}
+
 double gib(int64_t bytes) {
   return static_cast<double>(bytes) / (1 << 30);
 }
@@ -158,6 +166,7 @@ ServingStack ServingStack::load(const ModelOptions& options) {
   ServingStack stack;
   stack.logger_ = std::make_unique<Logger>(options.verbose ? LogLevel::kDebug : LogLevel::kWarning);
   stack.clock_ = std::make_unique<SteadyClock>();
+  stack.busy_ = std::make_unique<BusyTimes>(*stack.clock_);
   const double start_s = stack.clock_->now_s();
 
   const std::filesystem::path path = resolve_model(options);

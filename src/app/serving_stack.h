@@ -12,6 +12,7 @@
 #include "engine/config.h"
 #include "engine/engine.h"
 #include "model/config.h"
+#include "ops/busy_times.h"
 
 namespace nanoflow {
 
@@ -31,6 +32,8 @@ class ServingStack {
   [[nodiscard]] const TextModel& text() const { return *text_; }
   [[nodiscard]] const EngineConfig& engine_config() const { return engine_config_; }
   [[nodiscard]] const ModelConfig& model_config() const { return model_config_; }
+  /// Where rank 0's device time went.
+  [[nodiscard]] BusySnapshot busy() const { return busy_->snapshot(); }
   [[nodiscard]] Logger& logger() { return *logger_; }
 
  private:
@@ -39,6 +42,7 @@ class ServingStack {
   // Behind pointers, so that their addresses survive a move of the stack.
   std::unique_ptr<Logger> logger_;
   std::unique_ptr<SteadyClock> clock_;
+  std::unique_ptr<BusyTimes> busy_;
   std::unique_ptr<TextModel> text_;
   EngineConfig engine_config_;
   ModelConfig model_config_;

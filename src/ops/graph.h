@@ -16,8 +16,6 @@ namespace nanoflow {
 using SymbolId = int;
 using OpId = int;
 
-/// What limits an op when it runs alone.
-enum class Resource : uint8_t { kCompute, kMemory, kNetwork };
 /// Whether an op may be cut into nano-ops by rows.
 enum class SplitBy : uint8_t { kToken, kNone };
 /// Rows of a symbol that an op touches, given its own rows [b, e).

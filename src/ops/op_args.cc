@@ -146,4 +146,14 @@ OpCost op_cost(const OpArgs& args, int64_t kv_tokens, int tp_size) {
       args);
 }
 
+Resource op_resource(const OpArgs& args) {
+  if (std::holds_alternative<GemmArgs>(args) || std::holds_alternative<GroupedGemmArgs>(args))
+    return Resource::kCompute;
+  if (const auto* attention = std::get_if<PagedAttentionArgs>(&args))
+    return attention->phase == Phase::kDecode ? Resource::kMemory : Resource::kCompute;
+  if (std::holds_alternative<AllReduceArgs>(args) || std::holds_alternative<AllGatherArgs>(args))
+    return Resource::kNetwork;
+  return Resource::kMemory;
+}
+
 }  // namespace nanoflow

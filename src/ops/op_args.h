@@ -266,6 +266,14 @@ using OpArgs =
                  PagedAttentionArgs, SiluMulArgs, MoeRouteArgs, MoeSortArgs, GroupedGemmArgs,
                  MoeCombineArgs, GatherRowsArgs, AllReduceArgs, AllGatherArgs, SampleArgs>;
 
+/// What limits an op when it runs alone.
+enum class Resource : uint8_t { kCompute, kMemory, kNetwork };
+
+/// The resource that bounds a call, by its kind and phase: products and prefill attention compute,
+/// collectives the network, everything else memory. (A graph's OpNode::bound says the same of its
+/// op.)
+Resource op_resource(const OpArgs& args);
+
 /// "gemm", "paged_attention", ...: for traces, profiles and messages.
 std::string_view op_kind_name(const OpArgs& args);
 

@@ -175,7 +175,13 @@ std::function<void()> CpuBackend::closure(const OpArgs& args, const LaunchContex
 void CpuBackend::launch(const OpArgs& args, const LaunchContext& ctx) {
   check_shapes(args);
   NANO_CHECK(ctx.lane >= 0 && ctx.lane < max_lanes(), "lane {} of {}", ctx.lane, max_lanes());
-  submit(ctx.lane, closure(args, ctx));
+  std::function<void()> work = closure(args, ctx);
+  if (options_.busy == nullptr) return submit(ctx.lane, std::move(work));
+  submit(ctx.lane, [busy = options_.busy, args, work = std::move(work)] {
+    const int64_t begin_ns = busy->begin();
+    work();
+    busy->end(args, begin_ns);
+  });
 }
 
 void CpuBackend::copy(const TensorView& dst, const TensorView& src, LaneId lane_id) {

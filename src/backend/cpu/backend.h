@@ -11,6 +11,7 @@
 #include "backend/cpu/pool.h"
 #include "comm/communicator.h"
 #include "ops/backend.h"
+#include "ops/busy_times.h"
 
 namespace nanoflow {
 
@@ -20,6 +21,7 @@ struct CpuBackendOptions {
   Communicator* comm = nullptr;    ///< outlives the backend; null: collectives of one rank
   bool reference_kernels = false;  ///< plain loops whose rows have the same bits in any batch
   int64_t page_size = 16;          ///< tokens per KV page
+  BusyTimes* busy = nullptr;       ///< outlives the backend; null: nothing is timed
 };
 
 /// Backend on host memory. An exception thrown by a kernel or the communicator is kept; later work

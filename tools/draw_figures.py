@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Draws the README's figures: docs/figures/system.svg, and docs/figures/pipeline.svg from a real spec.
 
-Usage: tools/draw_figures.py [SPEC]        (default: specs/overlap3.tp2.json)
+Usage: tools/draw_figures.py [SPEC]        (default: specs/llama.tp2.overlap3.json)
 
 The pipeline figure simulates one period of the spec in steady state: each nano-op starts when its lane is free and the
 ops before it on its own half are done. Durations are nominal (a row's cost per op, below); what is real is the order,
@@ -72,7 +72,7 @@ def draw_pipeline(spec):
         opacity = 1.0 if half[0] == 0 else 0.62
         parts.append(f'<rect x="{x:.1f}" y="{y}" width="{width:.1f}" height="{row - 22}" rx="3" stroke="white" '
                      f'fill="{COLOURS[resource(op)]}" fill-opacity="{opacity}"/>')
-        if width > 34:
+        if width > 62:
             parts.append(text(x + width / 2, y + 22, op.replace("attn_", "attn "), 11, colour="white"))
             parts.append(text(x + width / 2, y + 38, f'{"A" if half[0] == 0 else "B"}, layer {layer}', 10, colour="white"))
     y = top + row * len(lanes) + 22
@@ -92,11 +92,11 @@ def box(x, y, width, height, title, lines, fill):
 
 def arrow(x1, y1, x2, y2, label=""):
     part = f'<line x1="{x1}" y1="{y1}" x2="{x2}" y2="{y2}" stroke="#555" stroke-width="2" marker-end="url(#head)"/>'
-    return part + (text((x1 + x2) / 2 + 6, (y1 + y2) / 2 - 5, label, 11, "start", "#555") if label else "")
+    return part + (text((x1 + x2) / 2 + (34 if x1 == x2 else 0), (y1 + y2) / 2 - 6, label, 11, "middle", "#555") if label else "")
 
 
 def draw_system():
-    parts = ['<defs><marker id="head" markerWidth="10" markerHeight="8" refX="9" refY="4" orient="auto">'
+    parts = ['<defs><marker id="head" markerUnits="userSpaceOnUse" markerWidth="10" markerHeight="8" refX="9" refY="4" orient="auto">'
              '<path d="M0,0 L10,4 L0,8 z" fill="#555"/></marker></defs>',
              text(480, 28, "From a request to tokens, and from a model to a pipeline", 16, weight="bold"),
              box(20, 50, 200, 96, "api, text", ["OpenAI bodies, chat templates", "tokenizers, stop strings", "streams of text"], "#eef3fa"),
@@ -112,7 +112,7 @@ def draw_system():
 
 
 def main():
-    path = pathlib.Path(sys.argv[1]) if len(sys.argv) > 1 else ROOT / "specs" / "overlap3.tp2.json"
+    path = pathlib.Path(sys.argv[1]) if len(sys.argv) > 1 else ROOT / "specs" / "llama.tp2.overlap3.json"
     figures = ROOT / "docs" / "figures"
     figures.mkdir(parents=True, exist_ok=True)
     (figures / "pipeline.svg").write_text(draw_pipeline(json.loads(path.read_text())))

@@ -7,6 +7,7 @@
 #include <cstdint>
 #include <deque>
 #include <functional>
+#include <utility>
 #include <vector>
 
 #include "base/check.h"
@@ -54,29 +55,21 @@ class FakeRunner final : public StepRunner {
 
   [[nodiscard]] EngineLimits limits() const override { return limits_; }
 
+  /// Only remembers the step: it is computed as late as its results are asked for, so a batch that
+  /// is changed too early shows.
   void launch(const StepBatch& batch) override {
-    NANO_CHECK(results_.size() < 2, "more than two steps in flight");
+    NANO_CHECK(in_flight_.size() < 2, "more than two steps in flight");
     if (on_launch) on_launch(batch);
-    check_shape(batch);
-    const auto rows = static_cast<size_t>(batch.header.num_rows);
-    for (size_t t = 0; t < rows; ++t) {
-      const int32_t id = batch.token_ids[t];
-      const int32_t token = id >= 0 ? id : last_token_.at(static_cast<size_t>(~id));
-      NANO_CHECK(token >= 0, "row {} takes a token that nobody chose", t);
-      cache_.at(static_cast<size_t>(batch.kv_slots[t])) = {token, batch.positions[t]};
-    }
-    StepResults results;
-    results.index = batch.index;
-    for (size_t n = 0; n < batch.sampling.size(); ++n) sample(batch, n, results);
-    results_.push_back(std::move(results));
+    in_flight_.push_back({&batch, batch.index});
   }
 
   StepResults results() override {
-    NANO_CHECK(!results_.empty(), "no step in flight");
+    NANO_CHECK(!in_flight_.empty(), "no step in flight");
     if (on_results) on_results();
-    StepResults results = std::move(results_.front());
-    results_.pop_front();
-    return results;
+    const auto [batch, index] = in_flight_.front();
+    in_flight_.pop_front();
+    NANO_CHECK(batch->index == index, "step {} was overwritten by {}", index, batch->index);
+    return compute(*batch);
   }
 
   /// Called first thing; may throw.
@@ -88,6 +81,21 @@ class FakeRunner final : public StepRunner {
     int32_t token = -1;
     int32_t position = -1;
   };
+
+  StepResults compute(const StepBatch& batch) {
+    check_shape(batch);
+    const auto rows = static_cast<size_t>(batch.header.num_rows);
+    for (size_t t = 0; t < rows; ++t) {
+      const int32_t id = batch.token_ids[t];
+      const int32_t token = id >= 0 ? id : last_token_.at(static_cast<size_t>(~id));
+      NANO_CHECK(token >= 0, "row {} takes a token that nobody chose", t);
+      cache_.at(static_cast<size_t>(batch.kv_slots[t])) = {token, batch.positions[t]};
+    }
+    StepResults results;
+    results.index = batch.index;
+    for (size_t n = 0; n < batch.sampling.size(); ++n) sample(batch, n, results);
+    return results;
+  }
 
   static void check_shape(const StepBatch& b) {
     const auto rows = static_cast<size_t>(b.header.num_rows);
@@ -163,7 +171,7 @@ class FakeRunner final : public StepRunner {
   uint64_t eos_period_;
   std::vector<Cell> cache_;
   std::vector<int32_t> last_token_;
-  std::deque<StepResults> results_;
+  std::deque<std::pair<const StepBatch*, int64_t>> in_flight_;
 };
 
 }  // namespace nanoflow::fake

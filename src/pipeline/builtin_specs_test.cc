@@ -9,6 +9,7 @@
 #include <fmt/format.h>
 
 #include "base/error.h"
+#include "pipeline/happens_before.h"
 #include "pipeline/lower.h"
 #include "pipeline/toy_backend.h"
 #include "pipeline/toy_graph.h"
@@ -32,26 +33,14 @@ TEST(BuiltinSpecs, LowerAndVerifyInEveryBucket) {
 
 /// What may run at the same time as step `i` of the plan: neither is ordered before the other.
 std::set<std::string> beside(const Plan& plan, const OpGraph& graph, size_t i) {
-  const size_t n = plan.steps.size();
-  std::vector<std::vector<bool>> before(n, std::vector<bool>(n));
-  std::vector<size_t> last(static_cast<size_t>(plan.num_lanes), n);
-  for (size_t j = 0; j < n; ++j) {
-    const Step& step = plan.steps[j];
-    const auto after = [&](size_t earlier) {
-      before[j][earlier] = true;
-      for (size_t k = 0; k < earlier; ++k)
-        if (before[earlier][k]) before[j][k] = true;
-    };
-    size_t& previous = last[static_cast<size_t>(step.lane)];
-    if (previous < n) after(previous);
-    for (const StepId wait : step.waits) after(static_cast<size_t>(wait));
-    previous = j;
-  }
+  const HappensBefore before(plan);
   std::set<std::string> names;
-  for (size_t j = 0; j < n; ++j)
-    if (j != i && !before[i][j] && !before[j][i])
-      names.insert(fmt::format("{} {} {}", graph.nodes[static_cast<size_t>(plan.steps[j].op)].name,
-                               plan.steps[j].layer, plan.steps[j].rows.begin == 0 ? "A" : "B"));
+  for (size_t j = 0; j < plan.steps.size(); ++j) {
+    const Step& step = plan.steps[j];
+    if (j != i && !before(i, j) && !before(j, i))
+      names.insert(fmt::format("{} {} {}", graph.nodes[static_cast<size_t>(step.op)].name,
+                               step.layer, step.rows.begin == 0 ? "A" : "B"));
+  }
   return names;
 }
 

@@ -35,16 +35,19 @@ TEST_F(ExecutorTest, ForksWaitsLaunchesRecordsAndJoins) {
   plan.steps[0].signals = true;
   plan.steps[1].lane = 1;
   plan.steps[1].waits = {0};
+  plan.steps[1].signals = true;
+  plan.steps[2].waits = {1};
   Executor executor(backend);
   executor.run(plan);
-  EXPECT_EQ(backend.log, (std::vector<std::string>{"record 0 3", "wait 1 3",     // fork
-                                                   "launch 0", "record 0 0",     // step 0
-                                                   "wait 1 0", "launch 1",       // step 1
-                                                   "launch 0",                   // step 2
-                                                   "record 1 4", "wait 0 4"}));  // join
+  const std::vector<std::string> want = {"record 0 3", "wait 1 3",                  // fork
+                                         "launch 0",   "record 0 0",                // step 0
+                                         "wait 1 0",   "launch 1",   "record 1 1",  // step 1
+                                         "wait 0 1",   "launch 0",                  // step 2
+                                         "record 1 4", "wait 0 4"};                 // join
+  EXPECT_EQ(backend.log, want);
   backend.synchronize();
   executor.run(plan);  // events are reused
-  EXPECT_EQ(backend.log[9], "record 0 3");
+  EXPECT_EQ(backend.log[want.size()], "record 0 3");
 }
 
 TEST_F(ExecutorTest, ReplaysWhatItCaptured) {

@@ -14,8 +14,9 @@
 
 namespace nanoflow {
 
-/// What a spec was made for. Empty or 0 fits anything; `rows` is also the unit of the spec's row
-/// ranges.
+/// What a spec was made for. Empty or 0 fits anything. `rows` is the whole of which the spec's row
+/// ranges are parts: with 2, [0, 1] is the first half of any bucket; with 2048, [0, 640] is just
+/// that in the bucket of 2048 rows, and its share of any other.
 struct SpecKey {
   std::string model;
   std::string device;
@@ -27,7 +28,7 @@ struct SpecKey {
 /// One op on one range of rows.
 struct NanoOp {
   std::string op;  ///< name of a layer op of the graph
-  RowRange rows;   ///< in [0, key.rows]; scaled to the bucket a plan is made for (scale_rows)
+  RowRange rows;   ///< of [0, key.rows); scaled to the bucket a plan is made for (scale_rows)
   int stage = 0;   ///< s: of the layer s ahead, so issued s periods early
   LaneId lane = 0;
   SmBudget sm;

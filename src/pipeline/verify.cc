@@ -8,25 +8,12 @@
 #include <fmt/format.h>
 
 #include "pipeline/byte_map.h"
+#include "pipeline/happens_before.h"
 
 namespace nanoflow {
 namespace {
 
 constexpr size_t kMaxProblems = 20;
-
-/// A set of step numbers; happens-before is one such set per step.
-class StepSet {
- public:
-  explicit StepSet(size_t size) : words_((size + 63) / 64) {}
-  void insert(size_t i) { words_[i / 64] |= uint64_t{1} << (i % 64); }
-  [[nodiscard]] bool contains(size_t i) const { return (words_[i / 64] >> (i % 64) & 1) != 0; }
-  void unite(const StepSet& other) {
-    for (size_t w = 0; w < words_.size(); ++w) words_[w] |= other.words_[w];
-  }
-
- private:
-  std::vector<uint64_t> words_;
-};
 
 constexpr int64_t kArena = -1;
 
@@ -58,13 +45,13 @@ class Verifier {
 
   std::vector<std::string> run() {
     if (!check_steps()) return std::move(problems_);
-    order_steps();
     check_partitions();
     check_placement();
     check_values();
-    check_conflicts();
+    const HappensBefore before(plan_);
+    check_conflicts(before);
+    check_network_order(before);
     check_budgets();
-    check_network_order();
     return std::move(problems_);
   }
 
@@ -92,24 +79,23 @@ class Verifier {
   }
 
   bool check_steps();
-  void order_steps();
   void check_partitions();
   void check_placement();
   void check_values();
-  void check_conflicts();
-  void check_pair(const Use& a, const Use& b);
+  void check_conflicts(const HappensBefore& before);
+  void check_pair(const Use& a, const Use& b, const HappensBefore& before);
+  void check_network_order(const HappensBefore& before);
   void check_budgets();
-  void check_network_order();
   [[nodiscard]] std::vector<Use> uses_of(size_t index) const;
 
   const Plan& plan_;
   const OpGraph& graph_;
   const int num_sms_;
-  std::vector<StepSet> before_;  // by step: every step that has finished when it starts
   std::vector<std::string> problems_;
 };
 
 bool Verifier::check_steps() {
+  if (plan_.num_lanes < 1) problem("{} lanes", plan_.num_lanes);
   for (size_t i = 0; i < plan_.steps.size(); ++i) {
     const Step& step = plan_.steps[i];
     if (step.op < 0 || step.op >= static_cast<OpId>(graph_.nodes.size())) {
@@ -124,33 +110,14 @@ bool Verifier::check_steps() {
     if (step.lane < 0 || step.lane >= plan_.num_lanes)
       problem("{}: no lane {}", name(i), step.lane);
     for (const StepId wait : step.waits)
-      if (wait < 0 || wait >= static_cast<StepId>(i))
+      if (wait < 0 || wait >= static_cast<StepId>(i)) {
         problem("{}: waits for step {}", name(i), wait);
+      } else if (!plan_.steps[static_cast<size_t>(wait)].signals) {
+        problem("{}: waits for step {}, which does not signal", name(i), wait);
+      }
   }
   if (plan_.symbol_offset.size() != graph_.symbols.size()) problem("symbols are not placed");
   return problems_.empty();
-}
-
-void Verifier::order_steps() {
-  std::vector<size_t> last(static_cast<size_t>(plan_.num_lanes), plan_.steps.size());
-  for (size_t i = 0; i < plan_.steps.size(); ++i) {
-    const Step& step = plan_.steps[i];
-    StepSet before(plan_.steps.size());
-    const auto after = [&](size_t earlier) {
-      before.unite(before_[earlier]);
-      before.insert(earlier);
-    };
-    size_t& previous = last[static_cast<size_t>(step.lane)];
-    if (previous != plan_.steps.size()) after(previous);
-    for (const StepId wait : step.waits) {
-      if (!plan_.steps[static_cast<size_t>(wait)].signals)
-        problem("{}: waits for {}, which does not signal", name(i),
-                name(static_cast<size_t>(wait)));
-      after(static_cast<size_t>(wait));
-    }
-    before_.push_back(std::move(before));
-    previous = i;
-  }
 }
 
 void Verifier::check_partitions() {
@@ -274,7 +241,7 @@ std::vector<Use> Verifier::uses_of(size_t index) const {
   return uses;
 }
 
-void Verifier::check_conflicts() {
+void Verifier::check_conflicts(const HappensBefore& before) {
   std::map<int64_t, std::vector<Use>> places;
   for (size_t i = 0; i < plan_.steps.size(); ++i)
     for (const Use& use : uses_of(i)) places[use.place].push_back(use);
@@ -285,13 +252,13 @@ void Verifier::check_conflicts() {
     std::vector<const Use*> open;
     for (const Use& use : uses) {
       std::erase_if(open, [&](const Use* other) { return other->end <= use.begin; });
-      for (const Use* other : open) check_pair(*other, use);
+      for (const Use* other : open) check_pair(*other, use, before);
       open.push_back(&use);
     }
   }
 }
 
-void Verifier::check_pair(const Use& a, const Use& b) {
+void Verifier::check_pair(const Use& a, const Use& b, const HappensBefore& before) {
   if (!a.writes && !b.writes) return;
   if (a.step == b.step) {
     // No op has declared that it works in place, other than by naming one symbol.
@@ -311,7 +278,7 @@ void Verifier::check_pair(const Use& a, const Use& b) {
   const bool a_first = workspaces ? a.step < b.step : meaning_a < meaning_b;
   const size_t first = a_first ? a.step : b.step;
   const size_t second = a_first ? b.step : a.step;
-  if (!before_[second].contains(first))
+  if (!before(first, second))
     problem("{} may run before {} has finished, but depends on it", name(second), name(first));
 }
 
@@ -326,11 +293,11 @@ void Verifier::check_budgets() {
   if (total > num_sms_) problem("hard budgets of {} SMs on a device of {}", total, num_sms_);
 }
 
-void Verifier::check_network_order() {
+void Verifier::check_network_order(const HappensBefore& before) {
   size_t previous = plan_.steps.size();
   for (size_t i = 0; i < plan_.steps.size(); ++i) {
     if (node(plan_.steps[i]).bound != Resource::kNetwork) continue;
-    if (previous != plan_.steps.size() && !before_[i].contains(previous))
+    if (previous != plan_.steps.size() && !before(previous, i))
       problem("{} and {} may meet in different orders on different ranks", name(previous), name(i));
     previous = i;
   }

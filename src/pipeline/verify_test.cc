@@ -95,6 +95,7 @@ TEST_F(VerifyTest, StepsMustExistInGraphAndPlan) {
   EXPECT_THAT(after([](Plan& p) { p.steps[3].layer = 3; }), Contains(HasSubstr("no such layer")));
   EXPECT_THAT(after([](Plan& p) { p.steps[3].layer = -1; }), Contains(HasSubstr("no such layer")));
   EXPECT_THAT(after([](Plan& p) { p.steps[3].lane = 3; }), Contains(HasSubstr("no lane 3")));
+  EXPECT_THAT(after([](Plan& p) { p.num_lanes = -1; }), Contains(HasSubstr("-1 lanes")));
   EXPECT_THAT(after([](Plan& p) { p.steps[3].waits = {3}; }),
               Contains(HasSubstr("waits for step 3")));
   EXPECT_THAT(after([](Plan& p) { p.steps[3].waits = {-1}; }),

@@ -9,6 +9,9 @@ set -euo pipefail
 NANOFLOW_ROOT=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 NANOFLOW_DEPS=${NANOFLOW_DEPS:-$NANOFLOW_ROOT/.deps}
 
+# A compiler cache serves every clone of this tree, wherever it lies.
+export CCACHE_BASEDIR=$NANOFLOW_ROOT CCACHE_NOHASHDIR=1
+
 say() { printf '%s\n' "nanoflow: $*" >&2; }
 die() { say "$*"; exit 1; }
 

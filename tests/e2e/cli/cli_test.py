@@ -1,0 +1,339 @@
+#!/usr/bin/env python3
+"""Runs the nanoflow binary as a person would and checks what comes out.
+
+Usage: cli_test.py NANOFLOW FIXTURES [SUITE...]
+"""
+import json
+import os
+import pathlib
+import shutil
+import signal
+import struct
+import subprocess
+import sys
+import tempfile
+import time
+import unittest
+
+NANOFLOW = None
+MODELS = None
+TIMEOUT_S = 300
+
+
+def run(*arguments, check=True, stdin=None):
+    """The finished process; with `check` a failure shows what it printed."""
+    done = subprocess.run([NANOFLOW, *map(str, arguments)], capture_output=True, text=True, timeout=TIMEOUT_S, input=stdin)
+    if check and done.returncode != 0:
+        raise AssertionError(f"exit code {done.returncode}\n{done.stdout}\n{done.stderr}")
+    return done
+
+
+def smollm2():
+    path = os.environ.get("NANOFLOW_SMOLLM2_GGUF")
+    assert path, "NANOFLOW_SMOLLM2_GGUF is not set; ./test.sh sets it"
+    return path
+
+
+class Case(unittest.TestCase):
+    def setUp(self):
+        self.folder = pathlib.Path(tempfile.mkdtemp(prefix="nanoflow-test-"))
+        self.addCleanup(shutil.rmtree, self.folder)
+
+    def write_lines(self, name, items):
+        path = self.folder / name
+        path.write_text("".join((item if isinstance(item, str) else json.dumps(item)) + "\n" for item in items))
+        return path
+
+    def batch(self, items, *options, model="file_llama_f32"):
+        """Output lines of run-batch over token-id prompts."""
+        out = self.folder / "out.jsonl"
+        run("run-batch", "-i", self.write_lines("in.jsonl", items), "-o", out, "--overwrite", "--model", MODELS / model,
+            "--skip-tokenizer-init", "--dtype", "float32", *options)
+        return [json.loads(line) for line in out.read_text().splitlines()]
+
+
+def item(prompt, **body):
+    return {"custom_id": f"id-{prompt[0]}-{len(prompt)}", "method": "POST", "url": "/v1/completions",
+            "body": {"prompt": prompt, "max_tokens": 8, "temperature": 0, "return_token_ids": True, **body}}
+
+
+class Inspect(Case):
+    def test_reports_the_checkpoint(self):
+        report = json.loads(run("inspect", MODELS / "file_llama_f32", "--json").stdout)
+        self.assertEqual(report["architecture"], "LlamaForCausalLM")
+        self.assertGreater(report["parameters"]["total"], 0)
+        self.assertGreater(report["kv_tokens_that_fit"], 0)
+        self.assertIn("architecture  LlamaForCausalLM", run("inspect", MODELS / "gguf_llama3" / "model.gguf").stdout)
+
+    def test_version_and_help(self):
+        self.assertRegex(run("--version").stdout, r"^nanoflow \d+\.\d+\.\d+ \(")
+        for command in (["generate"], ["run-batch"], ["bench", "throughput"], ["pull"], ["inspect"]):
+            self.assertIn("Examples:", run(*command, "--help").stdout)
+
+    def test_bad_usage_is_exit_code_2(self):
+        self.assertEqual(run("no-such-command", check=False).returncode, 2)
+        self.assertEqual(run("generate", "--dtype", "int3", check=False).returncode, 2)
+
+
+class Generate(Case):
+    def test_continues_a_prompt(self):
+        done = run("generate", "--model", smollm2(), "--prompt", "The capital of France is", "-n", 8, "--temperature", 0)
+        self.assertIn("Paris", done.stdout)
+
+    def test_chats(self):
+        done = run("generate", "--model", smollm2(), "--temperature", 0, "-n", 24, stdin="What is the capital of Italy?\n\n")
+        self.assertIn("Rome", done.stdout)
+
+    def test_stop_string_ends_the_text_before_it(self):
+        whole = run("generate", "--model", smollm2(), "--prompt", "1, 2, 3, 4,", "-n", 12, "--temperature", 0).stdout
+        self.assertIn(" 6", whole)
+        cut = run("generate", "--model", smollm2(), "--prompt", "1, 2, 3, 4,", "-n", 12, "--temperature", 0, "--stop", " 6").stdout
+        self.assertEqual(cut.strip("\n"), whole[:whole.index(" 6")])
+
+    def test_the_same_seed_gives_the_same_text(self):
+        texts = {run("generate", "--model", smollm2(), "--prompt", "Once upon a time", "-n", 12, "--temperature", 1,
+                     "--request-seed", seed).stdout for seed in (7, 7, 8)}
+        self.assertEqual(len(texts), 2)
+
+
+class RunBatch(Case):
+    def test_token_ids_in_and_out(self):
+        lines = self.batch([item([5, 6, 7]), item([9, 3])])
+        self.assertEqual([line["custom_id"] for line in lines], ["id-5-3", "id-9-2"])
+        for line, prompt in zip(lines, ([5, 6, 7], [9, 3])):
+            self.assertEqual(line["response"]["status_code"], 200)
+            choice = line["response"]["body"]["choices"][0]
+            self.assertEqual(len(choice["token_ids"]), 8)
+            self.assertEqual(choice["prompt_token_ids"], prompt)
+            self.assertEqual(choice["finish_reason"], "length")
+            self.assertEqual(line["response"]["body"]["usage"],
+                             {"prompt_tokens": len(prompt), "completion_tokens": 8, "total_tokens": len(prompt) + 8})
+
+    def test_one_bad_line_fails_alone(self):
+        lines = self.batch([item([5]), "{nonsense", item([5], temperature=-1), item([10 ** 6]), item([5], n=0),
+                            {"custom_id": "u", "url": "/v1/embeddings", "body": {}}, item([6])])
+        self.assertEqual([line["response"]["status_code"] for line in lines], [200, 400, 400, 400, 400, 400, 200])
+        self.assertEqual(lines[2]["response"]["body"]["error"]["param"], "temperature")
+        self.assertEqual(lines[3]["response"]["body"]["error"]["param"], "prompt")
+
+    def test_a_request_does_not_depend_on_its_batch(self):
+        prompts = [[(7 * i + j) % 90 + 1 for j in range(1 + i % 11)] for i in range(24)]
+        together = self.batch([item(prompt) for prompt in prompts], "--reference-kernels", "--max-num-seqs", 7)
+        for i in (0, 10, 23):
+            alone = self.batch([item(prompts[i])], "--reference-kernels")
+            self.assertEqual(alone[0]["response"]["body"]["choices"][0]["token_ids"],
+                             together[i]["response"]["body"]["choices"][0]["token_ids"])
+
+    def test_echo_scores_the_prompt(self):
+        line = self.batch([item([5, 6, 7, 8], echo=True, logprobs=2, max_tokens=0)])[0]
+        choice = line["response"]["body"]["choices"][0]
+        self.assertEqual(choice["token_ids"], [])
+        logprobs = choice["logprobs"]
+        self.assertEqual(logprobs["tokens"], ["token_id:5", "token_id:6", "token_id:7", "token_id:8"])
+        self.assertIsNone(logprobs["token_logprobs"][0])
+        for token, value, top in list(zip(logprobs["tokens"], logprobs["token_logprobs"], logprobs["top_logprobs"]))[1:]:
+            self.assertLess(value, 0)
+            self.assertIn(token, top)
+            self.assertGreaterEqual(len(top), 2)
+
+    def test_several_choices(self):
+        line = self.batch([item([5, 6], n=3, temperature=1, seed=1)])[0]
+        self.assertEqual([c["index"] for c in line["response"]["body"]["choices"]], [0, 1, 2])
+        self.assertEqual(line["response"]["body"]["usage"]["completion_tokens"], 24)
+
+    def test_text_needs_a_tokenizer(self):
+        lines = self.batch([{"prompt": "words"}, {"messages": [{"role": "user", "content": "hi"}]}])
+        self.assertEqual([line["response"]["status_code"] for line in lines], [400, 400])
+
+    def test_prints_one_line_per_request(self):
+        data = self.write_lines("in.jsonl", [{"prompt": "Two\nlines"}, {"messages": [{"role": "user", "content": "Say hi"}]}])
+        done = run("run-batch", "-i", data, "--model", smollm2(), "--max-tokens", 4, "--temperature", 0)
+        lines = sorted(done.stdout.splitlines())
+        self.assertEqual(len(lines), 2)
+        self.assertTrue(lines[0].startswith("[0] Two\\nlines => "), lines[0])
+        self.assertTrue(lines[1].startswith("[1] Say hi => "), lines[1])
+        for word in ("requests", "prompt tokens", "generated tokens", "TTFT", "TPOT", "peak memory"):
+            self.assertIn(word, done.stderr)
+
+    def test_existing_output_is_not_overwritten(self):
+        out = self.folder / "out.jsonl"
+        out.write_text("precious\n")
+        done = run("run-batch", "-i", self.write_lines("in.jsonl", [item([5])]), "-o", out, "--model",
+                   MODELS / "file_llama_f32", "--skip-tokenizer-init", check=False)
+        self.assertEqual(done.returncode, 1)
+        self.assertIn("--resume", done.stderr)
+        self.assertEqual(out.read_text(), "precious\n")
+
+
+class Resume(Case):
+    def test_killed_and_resumed_nothing_is_lost_or_doubled(self):
+        items = [item([i % 90 + 1, i // 90 + 1], max_tokens=40, ignore_eos=True) for i in range(300)]
+        data = self.write_lines("in.jsonl", items)
+        common = ["--model", MODELS / "file_llama_f32", "--skip-tokenizer-init", "--dtype", "float32", "--reference-kernels",
+                  "--max-num-seqs", 8]
+        whole, parts = self.folder / "whole.jsonl", self.folder / "parts.jsonl"
+        run("run-batch", "-i", data, "-o", whole, *common)
+        for order in ("finished", "input"):
+            parts.unlink(missing_ok=True)
+            kills = 0
+            while kills < 3:
+                process = subprocess.Popen([NANOFLOW, *map(str, ["run-batch", "-i", data, "-o", parts, "--resume", "--order", order,
+                                                                 *common])], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+                before = parts.stat().st_size if parts.exists() else 0
+                while process.poll() is None and (not parts.exists() or parts.stat().st_size < before + 5000):
+                    time.sleep(0.001)
+                if process.poll() is not None:
+                    break
+                process.send_signal(signal.SIGKILL)
+                process.wait()
+                kills += 1
+            self.assertGreater(kills, 0)
+            with parts.open("ab") as file:
+                file.write(b'{"id": "batch_req_29')  # as if power had failed in the middle of a line
+            run("run-batch", "-i", data, "-o", parts, "--resume", "--order", order, *common)
+            results = {}
+            for line in parts.read_text().splitlines():
+                value = json.loads(line)
+                self.assertNotIn(value["id"], results, "doubled")
+                results[value["id"]] = value["response"]["body"]["choices"][0]["token_ids"]
+            expected = {v["id"]: v["response"]["body"]["choices"][0]["token_ids"]
+                        for v in map(json.loads, whole.read_text().splitlines())}
+            self.assertEqual(results, expected)
+
+    def test_interrupt_ends_in_order(self):
+        items = [item([i % 90 + 1], max_tokens=60, ignore_eos=True) for i in range(2000)]
+        out = self.folder / "out.jsonl"
+        process = subprocess.Popen([NANOFLOW, "run-batch", "-i", str(self.write_lines("in.jsonl", items)), "-o", str(out), "--model",
+                                    str(MODELS / "file_llama_f32"), "--skip-tokenizer-init", "--reference-kernels"],
+                                   stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+        while process.poll() is None and (not out.exists() or out.stat().st_size == 0):
+            time.sleep(0.01)
+        process.send_signal(signal.SIGINT)
+        _, errors = process.communicate(timeout=60)
+        self.assertEqual(process.returncode, 130)
+        self.assertIn("--resume", errors)
+        for line in out.read_text().splitlines():
+            self.assertEqual(json.loads(line)["response"]["status_code"], 200)
+
+
+class Pipelines(Case):
+    def test_every_pipeline_and_rank_count_gives_the_same_tokens(self):
+        prompts = [[(5 * i + j) % 90 + 1 for j in range(1 + 3 * (i % 9))] for i in range(20)]
+        items = [item(prompt, max_tokens=12, ignore_eos=True) for prompt in prompts]
+        for model in ("file_llama_f32", "file_mixtral_bf16_sharded"):
+            def tokens(*options):
+                return [line["response"]["body"]["choices"][0]["token_ids"]
+                        for line in self.batch(items, "--reference-kernels", *options, model=model)]
+            for tp in (1, 2):
+                want = tokens("--pipeline", "sequential", "--tp", tp)
+                for pipeline in ("nanobatch2", "nanobatch4", "overlap2", "overlap3"):
+                    self.assertEqual(tokens("--pipeline", pipeline, "--tp", tp), want, (model, tp, pipeline))
+
+    def test_unknown_pipeline_names_the_choices(self):
+        done = run("run-batch", "-i", self.write_lines("in.jsonl", [item([5])]), "--model", MODELS / "file_llama_f32",
+                   "--skip-tokenizer-init", "--pipeline", "magic", check=False)
+        self.assertEqual(done.returncode, 1)
+        self.assertIn("overlap2", done.stderr)
+
+
+class Malformed(Case):
+    def refused(self, folder, *words):
+        done = run("generate", "--model", folder, "--prompt", "x", "-n", 1, "--skip-tokenizer-init", check=False)
+        self.assertEqual(done.returncode, 1, done.stderr)
+        lines = done.stderr.strip().splitlines()
+        self.assertEqual(len(lines), 1, done.stderr)
+        for word in words:
+            self.assertIn(word, lines[0])
+
+    def copy(self, name="file_llama_f32"):
+        folder = self.folder / f"copy{len(list(self.folder.iterdir()))}"
+        shutil.copytree(MODELS / name, folder)
+        return folder
+
+    def edit_config(self, **changes):
+        folder = self.copy()
+        config = json.loads((folder / "config.json").read_text())
+        config.update(changes)
+        (folder / "config.json").write_text(json.dumps(config))
+        return folder
+
+    def test_config(self):
+        self.refused(self.edit_config(architectures=["GPTNeoXForCausalLM"]), "GPTNeoXForCausalLM")
+        self.refused(self.edit_config(hidden_size=float("nan")), "config.json")
+        self.refused(self.edit_config(num_attention_heads=0), "num_attention_heads")
+        self.refused(self.edit_config(vocab_size=10 ** 15), "vocab_size")
+        self.refused(self.edit_config(quantization_config={"quant_method": "gptq"}), "quant")
+        folder = self.copy()
+        (folder / "config.json").write_text("{")
+        self.refused(folder, "config.json")
+        (folder / "config.json").unlink()
+        self.refused(folder, "config.json")
+        self.refused(self.folder / "nowhere", "does not exist")
+
+    def test_safetensors(self):
+        folder = self.copy()
+        path = folder / "model.safetensors"
+        whole = path.read_bytes()
+        size = struct.unpack("<Q", whole[:8])[0]
+        header = json.loads(whole[8:8 + size])
+        for content in (b"", whole[:4], whole[:100], whole[:-10], struct.pack("<Q", 1 << 62) + whole[8:], whole[:8] + b"x" * size):
+            path.write_bytes(content)
+            self.refused(folder, "model.safetensors")
+
+        def with_header(change):
+            edited = json.loads(json.dumps(header))
+            name = sorted(k for k in edited if k != "__metadata__")[0]
+            change(edited, name)
+            text = json.dumps(edited).encode()
+            path.write_bytes(struct.pack("<Q", len(text)) + text + whole[8 + size:])
+            return name
+
+        for change in (lambda h, n: h[n].update(data_offsets=[0, 1 << 60]), lambda h, n: h[n].update(shape=[1 << 40, 1 << 40]),
+                       lambda h, n: h[n].update(shape=[-1]), lambda h, n: h.pop(n), lambda h, n: h[n].update(dtype="F7")):
+            name = with_header(change)
+            self.refused(folder, name)
+
+    def test_shards(self):
+        folder = self.copy("file_mixtral_bf16_sharded")
+        shard = sorted(folder.glob("model-*.safetensors"))[-1]
+        shard.unlink()
+        self.refused(folder, shard.name, "missing")
+
+    def test_gguf(self):
+        source = MODELS / "gguf_llama3" / "model.gguf"
+        whole = source.read_bytes()
+        path = self.folder / "bad.gguf"
+        for content in (b"", b"GGUF", whole[:200], whole[:-100], b"GGML" + whole[4:], whole[:4] + struct.pack("<I", 99) + whole[8:],
+                        whole[:8] + struct.pack("<Q", 1 << 60) + whole[16:], whole[:16] + struct.pack("<Q", 1 << 60) + whole[24:]):
+            path.write_bytes(content)
+            self.refused(path, "bad.gguf")
+
+
+class Bench(Case):
+    def test_reports_against_ceilings(self):
+        report = self.folder / "report.json"
+        done = run("bench", "throughput", "--model", MODELS / "file_llama_f32", "--input-len", 16, "--output-len", 8,
+                   "--num-requests", 20, "--json", report, "--dtype", "float32")
+        self.assertIn("compute optimum", done.stdout)
+        values = json.loads(report.read_text())
+        self.assertEqual(values["requests"], 20)
+        self.assertEqual(values["prompt_tokens"], 320)
+        self.assertEqual(values["generated_tokens"], 160)
+        self.assertGreater(values["gemm_ceiling_flops"], 1e8)
+        self.assertGreater(values["total_tok_per_s"], 0)
+        self.assertAlmostEqual(sum(values["step_time"][r] for r in ("compute", "memory", "network")), 1, places=6)
+
+    def test_trace_and_dummy_weights(self):
+        trace = self.folder / "trace.csv"
+        trace.write_text("input_len,output_len\n5,3\n9,2\n")
+        report = self.folder / "report.json"
+        run("bench", "throughput", "--model", MODELS / "llama_tied_d64", "--load-format", "dummy", "--trace", trace,
+            "--trace-in-order", "--json", report)
+        values = json.loads(report.read_text())
+        self.assertEqual((values["prompt_tokens"], values["generated_tokens"]), (14, 5))
+
+
+if __name__ == "__main__":
+    NANOFLOW = os.path.abspath(sys.argv[1])
+    MODELS = pathlib.Path(sys.argv[2]).resolve() / "models"
+    unittest.main(argv=[sys.argv[0], *sys.argv[3:]], verbosity=2)

@@ -10,7 +10,6 @@
 
 #include "base/error.h"
 #include "base/mmap.h"
-#include "base/progress.h"
 #include "formats/hub_cache.h"
 #include "formats/hub_listing.h"
 #include "formats/hub_part_file.h"
@@ -22,8 +21,7 @@ namespace {
 
 namespace fs = std::filesystem;
 
-constexpr int kAttemptsWithCache = 2;               // before a complete cache stands in for the hub
-constexpr int64_t kSpareBytes = int64_t{16} << 20;  // left on the disk for everybody else
+constexpr int kAttemptsWithCache = 2;  // before a complete cache stands in for the hub
 constexpr size_t kNamesInMessage = 5;
 
 /// Files without which a model cannot be served, among those that a default selection takes.
@@ -95,16 +93,9 @@ void check_disk_space(const HubCache& cache, const std::vector<HubFile>& missing
   for (const HubFile& file : missing) {
     const fs::path blob = cache.blob(file.sha256.empty() ? file.git_sha1 : file.sha256);
     if (file.size <= 0 || fs::is_regular_file(blob, error)) continue;
-    const int64_t more = std::max<int64_t>(0, file.size - reserved_bytes(blob));
-    if (__builtin_add_overflow(needed, more, &needed)) needed = INT64_MAX - kSpareBytes;
+    needed += std::max<int64_t>(0, file.size - reserved_bytes(blob));
   }
-  const int64_t free = free_disk_bytes(cache.folder());
-  if (needed > 0 && needed + kSpareBytes > free)
-    throw IoError(cache.folder().string(),
-                  fmt::format("the download needs {} more, the disk has {} free; free some space, "
-                              "or set HF_HUB_CACHE to another disk",
-                              format_bytes(static_cast<double>(needed)),
-                              format_bytes(static_cast<double>(free))));
+  require_free_disk(cache.folder(), needed);
 }
 
 /// Fetches what the listed commit lacks.
@@ -164,7 +155,8 @@ PullResult HubClient::pull(const std::string& repo_id, const PullOptions& option
   if (known.has_value()) missing = missing_in_cache(cache, *known, repo_id, options);
   const bool complete = missing.has_value() && missing->empty();
   const auto cached = [&] { return PullResult{.path = cache.snapshot(*known), .commit = *known}; };
-  if (complete && (settings_.offline || *known == options.revision)) return cached();
+  if (complete && (settings_.offline || options.prefer_cache || *known == options.revision))
+    return cached();
   if (settings_.offline)
     throw NetworkError(fmt::format(
         "{} (revision \"{}\") is not complete in {} ({}), and HF_HUB_OFFLINE forbids to download: "

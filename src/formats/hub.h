@@ -58,6 +58,9 @@ struct PullOptions {
   std::function<void(const HubProgress&)> on_progress;
   /// Set by any thread to stop; what has arrived is kept and the next pull() goes on from there.
   const std::atomic<bool>* cancel = nullptr;
+  /// Take a branch or tag as it stood last time when that is complete in the cache, and only ask
+  /// the hub when it is not.
+  bool prefer_cache = false;
 };
 
 struct PullResult {

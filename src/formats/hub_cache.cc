@@ -18,6 +18,7 @@
 
 #include "base/error.h"
 #include "base/mmap.h"
+#include "base/progress.h"
 #include "formats/hub_checksum.h"
 
 namespace nanoflow {
@@ -25,7 +26,8 @@ namespace {
 
 namespace fs = std::filesystem;
 
-constexpr size_t kMaxRepoIdBytes = 96;  // the hub's limit
+constexpr size_t kMaxRepoIdBytes = 96;              // the hub's limit
+constexpr int64_t kSpareBytes = int64_t{16} << 20;  // left on the disk for everybody else
 
 bool is_repo_part(std::string_view part) {
   const auto plain = [](char c) {
@@ -93,6 +95,17 @@ int64_t free_disk_bytes(const fs::path& path) {
   if (::statvfs(existing.c_str(), &info) != 0)
     throw IoError(existing.string(), std::strerror(errno));
   return static_cast<int64_t>(info.f_bavail) * static_cast<int64_t>(info.f_frsize);
+}
+
+void require_free_disk(const fs::path& folder, int64_t bytes) {
+  if (bytes <= 0) return;
+  const int64_t free = free_disk_bytes(folder);
+  if (bytes + kSpareBytes > free)
+    throw IoError(folder.string(),
+                  fmt::format("the download needs {} more, the disk has {} free; free some space, "
+                              "or set HF_HUB_CACHE to another disk",
+                              format_bytes(static_cast<double>(bytes)),
+                              format_bytes(static_cast<double>(free))));
 }
 
 std::optional<FileLock> FileLock::acquire(const fs::path& path,

@@ -69,6 +69,9 @@ class HubCache {
 /// Creates a folder and those above it. Throws IoError that names the settings to change.
 void create_cache_folder(const std::filesystem::path& folder);
 
+/// Throws IoError that says what to do when the file system of `folder` has not `bytes` to spare.
+void require_free_disk(const std::filesystem::path& folder, int64_t bytes);
+
 /// Bytes that an ordinary user can still write to the file system of `path` (or of the nearest
 /// folder above it that exists). Throws IoError.
 int64_t free_disk_bytes(const std::filesystem::path& path);

@@ -21,7 +21,9 @@ std::string string_member(const Json& object, std::string_view key) {
 
 int64_t size_member(const Json& object, std::string_view key) {
   const Json* const member = object.find(key);
-  return member != nullptr && member->is_int() && member->as_int() >= 0 ? member->as_int() : -1;
+  const bool known = member != nullptr && member->is_int() && member->as_int() >= 0 &&
+                     member->as_int() <= kMaxFileBytes;
+  return known ? member->as_int() : -1;
 }
 
 /// Position behind the bracket expression at pattern[begin] ("["), or npos when it does not end;
@@ -213,6 +215,10 @@ std::vector<HubFile> select_files(const std::vector<HubFile>& files,
                                               : filter(files, include, exclude);
   if (kept.empty())
     throw ConfigError(repo_id, fmt::format("no file matches {}", fmt::join(include, ", ")));
+  if (kept.size() > kMaxFiles)
+    throw ConfigError(
+        repo_id, fmt::format("{} files match, more than {}; name fewer with --include", kept.size(),
+                             kMaxFiles));
   for (const HubFile& file : kept)
     if (!is_safe_name(file.name))
       throw NetworkError(

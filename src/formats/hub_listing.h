@@ -10,6 +10,12 @@
 
 namespace nanoflow {
 
+/// Larger files are lies: a pebibyte, hundreds of times a hub's limit, so that sums of thousands of
+/// sizes stay far from int64's end.
+constexpr int64_t kMaxFileBytes = int64_t{1} << 50;
+/// Most files of one download.
+constexpr size_t kMaxFiles = 4096;
+
 /// A file of a repository at one commit, as the hub lists it.
 struct HubFile {
   std::string name;      ///< with forward slashes, relative to the repository
@@ -45,8 +51,8 @@ bool matches_pattern(std::string_view pattern, std::string_view name);
 /// serving needs, that is *.json, *.jinja, *.txt, tokenizer.model, *.tiktoken and *.safetensors of
 /// the top folder (consolidated*.safetensors only when there are no others) and additional chat
 /// templates; or, in a repository without safetensors, its one *.gguf.
-/// Throws ConfigError when nothing matches or a choice among several .gguf files has to be made,
-/// NetworkError for a wanted file whose name is not safe.
+/// Throws ConfigError when nothing or more than kMaxFiles match or a choice among several .gguf
+/// files has to be made, NetworkError for a wanted file whose name is not safe.
 std::vector<HubFile> select_files(const std::vector<HubFile>& files,
                                   const std::vector<std::string>& include,
                                   const std::vector<std::string>& exclude,

@@ -13,7 +13,10 @@ namespace {
 int64_t parse_size(const std::string& text) {
   int64_t value = -1;
   const auto [end, error] = std::from_chars(text.data(), text.data() + text.size(), value);
-  return error == std::errc() && end == text.data() + text.size() && value >= 0 ? value : -1;
+  return error == std::errc() && end == text.data() + text.size() && value >= 0 &&
+                 value <= kMaxFileBytes
+             ? value
+             : -1;
 }
 
 }  // namespace

@@ -48,7 +48,8 @@ struct HubTransfer::File {
   std::optional<FileLock> lock;
   std::unique_ptr<PartFile> parts;
   int failed_checks = 0;
-  std::mutex url_mutex;  // guards at.url; one thread renews it for all
+  std::mutex url_mutex;     // guards at.url, which one thread renews for all, and served_etag
+  std::string served_etag;  // of the first answer with content, which a CDN may name otherwise
   // Guarded by HubTransfer::mutex_.
   std::deque<size_t> pending;  // parts nobody fetches yet
   int busy = 0;                // parts being fetched
@@ -145,6 +146,8 @@ void HubTransfer::open(HttpSession& session, File& file) {
     ++num_done_;
     return;
   }
+  // Again: the list may not have told the size.
+  require_free_disk(blob.parent_path(), entry.size - reserved_bytes(blob));
   file.parts = std::make_unique<PartFile>(blob, entry.size, job_.settings.part_bytes);
   meter_.adjust(file.parts->total_done());
   bool all_there = true;
@@ -229,6 +232,7 @@ HttpResponse HubTransfer::request_part(HttpSession& session, File& file, size_t 
     request.headers.push_back(fmt::format("Range: bytes={}-{}", from, to));
   bool started = false;
   request.on_body = [&](const HttpResponse& response, std::span<const std::byte> bytes) {
+    if (!started) check_served_etag(file, response);
     if (!started && !accept_start(file, part, response)) {
       range_ignored = true;
       return false;
@@ -243,6 +247,17 @@ HttpResponse HubTransfer::request_part(HttpSession& session, File& file, size_t 
   HttpResponse response = session.follow(request);
   parts.note(part);
   return response;
+}
+
+/// Parts of two contents must not be mixed. Where a checksum is known it decides at the end, as
+/// mirrors may name the same content differently.
+void HubTransfer::check_served_etag(File& file, const HttpResponse& response) {
+  if (has_checksum(file)) return;
+  const std::string served = etag_file_name(response.header("etag"));
+  const std::lock_guard lock(file.url_mutex);
+  if (file.served_etag.empty())
+    file.served_etag = same_origin(file.at.url, job_.settings.endpoint) ? file.at.etag : served;
+  if (file.served_etag != served) throw_changed(file);
 }
 
 /// Whether the body that begins is the range that was asked for. False: the whole file comes
@@ -278,9 +293,7 @@ void HubTransfer::renew_url(HttpSession& session, File& file, const std::string&
   if (file.at.url != expired) return;  // another thread has
   ResolvedFile fresh =
       job_.remote.resolve(session, job_.commit, file.entry.name, [this] { return stopped(); });
-  if (fresh.etag != file.at.etag)
-    throw NetworkError(fmt::format("{} of {} changed on the hub during the download; run again",
-                                   file.entry.name, job_.repo_id));
+  if (fresh.etag != file.at.etag) throw_changed(file);
   file.at.url = std::move(fresh.url);
 }
 
@@ -309,17 +322,27 @@ void HubTransfer::complete(File& file) {
   ++num_done_;
 }
 
+bool HubTransfer::has_checksum(const File& file) {
+  return !file.entry.sha256.empty() || !file.entry.git_sha1.empty() || is_hex(file.at.etag, 64) ||
+         is_hex(file.at.etag, 40);
+}
+
 /// Compares with what the listing states, else with the etag, which is a checksum on real hubs.
 bool HubTransfer::verify(File& file) {
   const auto cancelled = [this] { return stopped(); };
   const std::filesystem::path& path = file.parts->data_path();
+  const HubFile& entry = file.entry;
   const std::string& etag = file.at.etag;
-  const std::string sha256 =
-      !file.entry.sha256.empty() || !is_hex(etag, 64) ? file.entry.sha256 : etag;
+  const bool listed = !entry.sha256.empty() || !entry.git_sha1.empty();
+  const std::string sha256 = !listed && is_hex(etag, 64) ? etag : entry.sha256;
   if (!sha256.empty()) return sha256_of_file(path, cancelled) == sha256;
-  const std::string git =
-      !file.entry.git_sha1.empty() || !is_hex(etag, 40) ? file.entry.git_sha1 : etag;
-  return git.empty() || git_blob_sha1_of_file(path, cancelled) == git;
+  const std::string git_sha1 = !listed && is_hex(etag, 40) ? etag : entry.git_sha1;
+  return git_sha1.empty() || git_blob_sha1_of_file(path, cancelled) == git_sha1;
+}
+
+void HubTransfer::throw_changed(const File& file) {
+  throw NetworkError(fmt::format("{} of {} changed on the hub during the download; run again",
+                                 file.entry.name, job_.repo_id));
 }
 
 void HubTransfer::throw_interrupted() {

@@ -86,7 +86,10 @@ class HubTransfer {
   void complete(File& file);
   bool verify(File& file);
   void restart(File& file, int64_t part_bytes);
+  void check_served_etag(File& file, const HttpResponse& response);
+  [[nodiscard]] static bool has_checksum(const File& file);
   [[nodiscard]] bool stopped() const;
+  [[noreturn]] void throw_changed(const File& file);
   [[noreturn]] void throw_interrupted();
   [[noreturn]] void throw_given_up(const File& file, const HttpResponse& response);
 

@@ -258,6 +258,23 @@ TEST(Scheduler, TinyPoolForcesPreemptionsAndOutputsStayTheSame) {
   EXPECT_GT(harness.stats().preemptions, 0);
 }
 
+// Three sequences of four pages each, in nine pages, admitted because outputs used to be short.
+TEST(Scheduler, TheYoungestIsPreempted) {
+  Harness harness(limits_of(9, 4), 32, 4, 1000000);
+  for (RequestId id = 1; id <= 600; ++id) harness.add(request_of(id, 4, 1));
+  ASSERT_NO_FATAL_FAILURE(harness.run(1000));
+  for (RequestId id = 1001; id <= 1003; ++id) {
+    Request request = request_of(id, 4, 12);
+    request.sampling.ignore_eos = true;
+    harness.add(request);
+  }
+  ASSERT_NO_FATAL_FAILURE(harness.run(200));
+  ASSERT_NO_FATAL_FAILURE(harness.expect_outcomes());
+  EXPECT_EQ(harness.outcome(1001).preemptions, 0);
+  EXPECT_EQ(harness.outcome(1002).preemptions, 0);
+  EXPECT_EQ(harness.outcome(1003).preemptions, 1);
+}
+
 TEST(Scheduler, KnownLengthsWasteNoRow) {
   Harness harness(limits_of(100, 4), 64, 8, 1000000);
   for (RequestId id = 1; id <= 8; ++id) {

@@ -13,6 +13,13 @@ if(NANOFLOW_SANITIZE)
   target_link_options(nanoflow_flags INTERFACE -fsanitize=${NANOFLOW_SANITIZE})
 endif()
 
+if(NANOFLOW_FUZZ)
+  # Every library is instrumented for libFuzzer; only the targets of tests/fuzz link its main().
+  target_compile_options(nanoflow_flags INTERFACE -fsanitize=fuzzer-no-link,address,undefined
+                         -fno-sanitize-recover=all -fno-omit-frame-pointer)
+  target_link_options(nanoflow_flags INTERFACE -fsanitize=address,undefined)
+endif()
+
 find_program(MOLD_LINKER mold)
 if(MOLD_LINKER AND CMAKE_CXX_COMPILER_ID STREQUAL "GNU")
   target_link_options(nanoflow_flags INTERFACE -fuse-ld=mold)
@@ -47,6 +54,9 @@ function(nano_library folder)
     add_library(nanoflow_${name} INTERFACE)
     target_link_libraries(nanoflow_${name} INTERFACE nanoflow_flags ${deps})
   endif()
+  if(NANOFLOW_FUZZ)
+    set_target_properties(nanoflow_${name} PROPERTIES EXCLUDE_FROM_ALL ON)
+  endif()
   if(NANOFLOW_TESTS AND tests)
     nano_test(${name}_test SOURCES ${tests} DEPS ${name})
   endif()
@@ -64,6 +74,9 @@ function(nano_executable target)
   add_executable(${name} ${sources})
   target_link_libraries(${name} PRIVATE ${deps})
   target_link_libraries(${name} PRIVATE nanoflow_version)
+  if(NANOFLOW_FUZZ)
+    set_target_properties(${name} PROPERTIES EXCLUDE_FROM_ALL ON)
+  endif()
 endfunction()
 
 # nano_test(name SOURCES ... DEPS ... [LABELS ...]): a GoogleTest binary; paths to fixtures come as defines.
@@ -76,4 +89,14 @@ function(nano_test name)
                              NANOFLOW_FIXTURES="${CMAKE_SOURCE_DIR}/tests/fixtures"
                              NANOFLOW_SOURCE_DIR="${CMAKE_SOURCE_DIR}")
   gtest_discover_tests(${name} DISCOVERY_TIMEOUT 60 PROPERTIES TIMEOUT 600 LABELS "${ARG_LABELS}")
+endfunction()
+
+# nano_fuzz(name SOURCES ... DEPS ...): a libFuzzer binary. SOURCES may name files of src/ whose folder needs much more
+# than they do, which keeps the fuzz build small.
+function(nano_fuzz name)
+  cmake_parse_arguments(ARG "" "" "SOURCES;DEPS" ${ARGN})
+  _nano_resolve(deps ${ARG_DEPS})
+  add_executable(${name} ${ARG_SOURCES})
+  target_link_libraries(${name} PRIVATE nanoflow_flags ${deps})
+  target_link_options(${name} PRIVATE -fsanitize=fuzzer)
 endfunction()

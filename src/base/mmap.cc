@@ -91,7 +91,7 @@ std::string read_file(const std::filesystem::path& path) {
 }
 
 void write_file_atomically(const std::filesystem::path& path, std::string_view content) {
-  const std::filesystem::path temporary = path.string() + fmt::format(".tmp.{}", ::getpid());
+  const std::filesystem::path temporary = path.string() + fmt::format(".tmp.{}", ::gettid());
   {
     const FileDescriptor fd(
         ::open(temporary.c_str(), O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0644));

@@ -210,12 +210,12 @@ void HubCache::link(const std::string& commit, const std::string& name,
   const fs::path root = snapshot(commit);
   const fs::path path = root / name;
   create_cache_folder(path.parent_path());
-  if (fs::canonical(path.parent_path()) != fs::canonical(root) / fs::path(name).parent_path())
+  if (fs::canonical(path.parent_path()) != (fs::canonical(root) / name).parent_path())
     throw IoError(path.parent_path().string(),
                   "leads out of the snapshot by a symbolic link; delete it");
   const fs::path target = blob(etag).lexically_relative(path.parent_path());
-  // Under a name of its own first: another process may be linking the same file.
-  const fs::path fresh = fmt::format("{}.{}.tmp", path.string(), ::getpid());
+  // Under a name of its own first: another thread or process may be linking the same file.
+  const fs::path fresh = fmt::format("{}.{}.tmp", path.string(), ::gettid());
   std::error_code error;
   fs::remove(fresh, error);
   fs::create_symlink(target, fresh, error);

@@ -15,6 +15,7 @@ Faults (the first that matches and has times left; times -1 is for ever):
   no_range    ignore Range: 200 and the whole file
   corrupt     one byte of the body is another
   wrong_range 206 with another Content-Range than asked
+  etag        {"value"}      serve under another ETag
   trickle     {"bytes", "pause_s"}   so many bytes at a time
   stall       {"after", "pause_s"}   say nothing for a while in the middle
   reset       close without an answer
@@ -54,6 +55,7 @@ class File:
         self.git_sha1 = hashlib.sha1(b"blob %d\0" % len(self.data) + self.data).hexdigest()
         self.listed_size = spec.get("listed_size", len(self.data))
         self.listed = spec.get("listed", True)
+        self.has_checksum = spec.get("checksum", True)
         self.etag = spec.get("etag", self.sha256 if self.lfs else self.git_sha1)
 
 
@@ -165,7 +167,9 @@ class Handler(http.server.BaseHTTPRequestHandler):
         for name, file in repo["files"].items():
             if not file.listed:
                 continue
-            entry = {"rfilename": name, "size": file.listed_size, "blobId": file.git_sha1}
+            entry = {"rfilename": name, "size": file.listed_size}
+            if file.has_checksum:
+                entry["blobId"] = file.git_sha1
             if file.lfs:
                 entry["lfs"] = {"sha256": file.sha256, "size": file.listed_size, "pointerSize": 134}
             siblings.append(entry)
@@ -232,6 +236,8 @@ class Handler(http.server.BaseHTTPRequestHandler):
             shift = 1 if fault["do"] == "wrong_range" else 0
             headers = dict(headers, **{"Content-Range": f"bytes {first + shift}-{last + shift}/{len(data)}"})
             data = data[first : last + 1]
+        if fault["do"] == "etag":
+            headers = dict(headers, ETag=fault["value"])
         if fault["do"] == "corrupt":
             data = data[:-1] + bytes([data[-1] ^ 1])
         promised = len(data)
@@ -288,7 +294,8 @@ def main():
     world = World()
     cdn_port = start(world, "cdn")
     hub_port = start(world, "hub", cdn_port)
-    print(hub_port, cdn_port, flush=True)
+    sys.stdout.write(f"{hub_port} {cdn_port}\n")
+    sys.stdout.flush()
     sys.stdin.read()
 
 

@@ -1,6 +1,7 @@
 #include "fake_hub_process.h"
 
 #include <arpa/inet.h>
+#include <fcntl.h>
 #include <netinet/in.h>
 #include <signal.h>
 #include <spawn.h>
@@ -44,7 +45,8 @@ FakeHub::FakeHub() {
   ::close(out[1]);
   to_child_ = in[1];
   std::FILE* const answers = ::fdopen(out[0], "r");
-  const bool ready = failed == 0 && std::fscanf(answers, "%d", &hub_port_) == 1;
+  int cdn_port = 0;
+  const bool ready = failed == 0 && std::fscanf(answers, "%d %d", &hub_port_, &cdn_port) == 2;
   std::fclose(answers);
   if (!ready) throw std::runtime_error("fake_hub.py does not start");
 }
@@ -80,9 +82,10 @@ std::string FakeHub::ask(const std::string& request) {
 }
 
 void FakeHub::control(const std::string& json) {
-  (void)ask(fmt::format("POST /_control HTTP/1.1\r\nHost: x\r\nConnection: close\r\n"
-                        "Content-Length: {}\r\n\r\n{}",
-                        json.size(), json));
+  (void)ask(
+      fmt::format("POST /_control HTTP/1.1\r\nHost: x\r\nConnection: close\r\n"
+                  "Content-Length: {}\r\n\r\n{}",
+                  json.size(), json));
 }
 
 std::vector<SeenRequest> FakeHub::log() {

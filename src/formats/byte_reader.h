@@ -5,6 +5,7 @@
 #include <cstddef>
 #include <cstdint>
 #include <cstring>
+#include <iterator>
 #include <span>
 #include <string>
 #include <string_view>
@@ -16,6 +17,22 @@
 #include "base/error.h"
 
 namespace nanoflow {
+
+/// `why` as one line for a person: what it quotes from a file may be long or hold control
+/// characters.
+inline std::string one_line(std::string_view why) {
+  constexpr size_t kLongest = 400;
+  std::string line;
+  for (const char c : why.substr(0, kLongest)) {
+    const auto byte = static_cast<unsigned char>(c);
+    if (byte < 0x20 || byte == 0x7f) {
+      fmt::format_to(std::back_inserter(line), "\\x{:02x}", byte);
+    } else {
+      line += c;
+    }
+  }
+  return why.size() > kLongest ? line + "..." : line;
+}
 
 class ByteReader {
  public:
@@ -49,7 +66,7 @@ class ByteReader {
     return {reinterpret_cast<const char*>(part.data()), part.size()};
   }
 
-  [[noreturn]] void fail(const std::string& why) const { throw FormatError(name_, why); }
+  [[noreturn]] void fail(const std::string& why) const { throw FormatError(name_, one_line(why)); }
 
  private:
   std::span<const std::byte> bytes_;

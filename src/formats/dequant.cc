@@ -165,7 +165,9 @@ void dequantize(GgmlType type, std::span<const std::byte> bytes, std::span<float
              "{} elements of {} in {} bytes", elements, ggml_type_name(type), bytes.size());
   const auto* p = reinterpret_cast<const uint8_t*>(bytes.data());
   switch (type) {
-    case GgmlType::kF32: return each_element<float>(p, out);
+    case GgmlType::kF32:
+      if (!out.empty()) std::memcpy(out.data(), p, bytes.size());
+      return;
     case GgmlType::kF16: return each_element<Float16>(p, out);
     case GgmlType::kBF16: return each_element<BFloat16>(p, out);
     case GgmlType::kQ4_0: return each_block<q4_0>(p, out, *block);

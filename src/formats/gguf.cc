@@ -1,5 +1,6 @@
 #include "formats/gguf.h"
 
+#include <algorithm>
 #include <array>
 #include <limits>
 
@@ -29,10 +30,18 @@ enum class ValueType : uint32_t {
 constexpr int kMaxArrayDepth = 4;
 constexpr uint32_t kMaxDimensions = 4;
 constexpr int64_t kDefaultAlignment = 32;
+constexpr uint64_t kMaxNameBytes = 65535;  // the specification's limit of keys
 
 std::string_view read_string(ByteReader& in, std::string_view what) {
   const auto size = in.read<uint64_t>(what);
   return in.take_text(size, what);
+}
+
+std::string read_name(ByteReader& in, std::string_view what) {
+  const std::string_view name = read_string(in, what);
+  if (name.empty() || name.size() > kMaxNameBytes)
+    in.fail(fmt::format("{} has {} bytes", what, name.size()));
+  return std::string(name);
 }
 
 int64_t read_integer(ByteReader& in, ValueType type, std::string_view key) {
@@ -119,7 +128,7 @@ struct TensorInfo {
 
 TensorInfo read_tensor_info(ByteReader& in) {
   TensorInfo info;
-  info.tensor.name = read_string(in, "a tensor name");
+  info.tensor.name = read_name(in, "a tensor name");
   const std::string& name = info.tensor.name;
   const auto dimensions = in.read<uint32_t>(name);
   if (dimensions == 0 || dimensions > kMaxDimensions)
@@ -147,6 +156,20 @@ uint64_t tensor_bytes(const ByteReader& in, const GgufTensor& tensor, const Ggml
   if (blocks > std::numeric_limits<uint64_t>::max() / static_cast<uint64_t>(block.bytes))
     in.fail(fmt::format("tensor {} is impossibly large", tensor.name));
   return blocks * static_cast<uint64_t>(block.bytes);
+}
+
+/// No byte belongs to two tensors.
+void check_overlap(const ByteReader& in, const std::vector<GgufTensor>& tensors) {
+  std::vector<const GgufTensor*> sorted;
+  for (const GgufTensor& tensor : tensors)
+    if (!tensor.bytes.empty()) sorted.push_back(&tensor);
+  std::sort(sorted.begin(), sorted.end(),
+            [](const auto* a, const auto* b) { return a->bytes.data() < b->bytes.data(); });
+  for (size_t i = 1; i < sorted.size(); ++i) {
+    const auto& before = sorted[i - 1]->bytes;
+    if (before.data() + before.size() > sorted[i]->bytes.data())
+      in.fail(fmt::format("tensors {} and {} overlap", sorted[i - 1]->name, sorted[i]->name));
+  }
 }
 
 }  // namespace
@@ -204,12 +227,14 @@ void GgufFile::parse(std::span<const std::byte> bytes) {
   ByteReader in(bytes, name_);
   if (in.take_text(4, "the magic number") != "GGUF") in.fail("is no GGUF file");
   version_ = in.read<uint32_t>("the version");
+  if (version_ != 0 && (version_ & 0xffff) == 0)
+    in.fail("is a big-endian GGUF file; a little-endian one is needed");
   if (version_ != 2 && version_ != 3)
     in.fail(fmt::format("GGUF version {} is not supported (2 and 3 are)", version_));
   const auto num_tensors = in.read<uint64_t>("the tensor count");
   const auto num_keys = in.read<uint64_t>("the key count");
   for (uint64_t i = 0; i < num_keys; ++i) {
-    std::string key(read_string(in, "a metadata key"));
+    std::string key = read_name(in, "a metadata key");
     GgufValue value = read_value(in, read_type(in, key), key, 0);
     if (!metadata_.emplace(key, std::move(value)).second)
       in.fail(fmt::format("metadata key {} appears twice", key));
@@ -238,6 +263,7 @@ void GgufFile::parse(std::span<const std::byte> bytes) {
                           tensors_[i].name, offsets[i], wanted, size));
     tensors_[i].bytes = bytes.subspan(begin + offsets[i], wanted);
   }
+  check_overlap(in, tensors_);
 }
 
 const GgufValue* GgufFile::find(std::string_view key) const {

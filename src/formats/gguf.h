@@ -65,7 +65,8 @@ struct GgufTensor {
 class GgufFile {
  public:
   /// Throws IoError, or FormatError naming what is wrong (bad magic or version, counts or lengths
-  /// beyond the file, duplicate keys or tensors, offsets outside the data, sizes that overflow).
+  /// beyond the file, duplicate keys or tensors, offsets outside the data, overlapping tensors,
+  /// sizes that overflow).
   explicit GgufFile(const std::filesystem::path& path);
   /// The same over memory that outlives the object; `name` stands for the path in messages.
   GgufFile(std::span<const std::byte> bytes, const std::string& name);

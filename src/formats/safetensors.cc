@@ -4,6 +4,7 @@
 #include <array>
 #include <limits>
 #include <set>
+#include <system_error>
 #include <utility>
 
 #include <fmt/format.h>
@@ -16,9 +17,9 @@
 namespace nanoflow {
 namespace {
 
-// Larger than any real header (a 100-layer mixture of 128 experts has about 4 MB) and small enough
-// to parse.
-constexpr uint64_t kMaxHeaderBytes = uint64_t{256} << 20;
+// The reference implementation's limit (safetensors/src/tensor.rs, MAX_HEADER_SIZE); a 100-layer
+// mixture of 128 experts has about 4 MB.
+constexpr uint64_t kMaxHeaderBytes = 100'000'000;
 
 struct StoredType {
   std::string_view name;
@@ -138,11 +139,12 @@ std::vector<SafetensorsEntry> parse_safetensors(std::span<const std::byte> file_
 }
 
 SafetensorsSet::SafetensorsSet(const std::filesystem::path& path) : name_(path.string()) {
-  if (!std::filesystem::is_directory(path)) {
+  std::error_code unreadable;  // such a path ends below, with an IoError that says why
+  if (!std::filesystem::is_directory(path, unreadable)) {
     add_file(path);
-  } else if (std::filesystem::exists(path / "model.safetensors.index.json")) {
+  } else if (std::filesystem::exists(path / "model.safetensors.index.json", unreadable)) {
     read_index(path / "model.safetensors.index.json");
-  } else if (std::filesystem::exists(path / "model.safetensors")) {
+  } else if (std::filesystem::exists(path / "model.safetensors", unreadable)) {
     add_file(path / "model.safetensors");
   } else {
     throw IoError(name_, "has neither model.safetensors nor model.safetensors.index.json");
@@ -154,7 +156,7 @@ void SafetensorsSet::add_file(const std::filesystem::path& path) {
   for (SafetensorsEntry& entry : parse_safetensors(files_.back()->bytes(), path.string())) {
     if (!index_.emplace(entry.name, entries_.size()).second)
       throw FormatError(path.string(),
-                        fmt::format("tensor {} is in another shard, too", entry.name));
+                        one_line(fmt::format("tensor {} is in another shard, too", entry.name)));
     entries_.push_back(std::move(entry));
     file_of_entry_.push_back(files_.size() - 1);
   }
@@ -168,17 +170,20 @@ void SafetensorsSet::read_index(const std::filesystem::path& index) {
     throw FormatError(index.string(), "has no weight_map object");
   std::set<std::string> shards;
   for (const auto& [tensor, shard] : map->as_object()) {
-    if (!shard.is_string()) throw FormatError(index.string(), tensor + ": its shard is no string");
+    if (!shard.is_string())
+      throw FormatError(index.string(), one_line(tensor + ": its shard is no string"));
     // A shard is a file beside the index; anything else would read where the checkpoint may not
     // point.
-    if (shard.as_string().empty() || shard.as_string().find('/') != std::string::npos)
-      throw FormatError(index.string(),
-                        fmt::format("{}: bad shard name \"{}\"", tensor, shard.as_string()));
+    if (shard.as_string().empty() ||
+        shard.as_string().find_first_of(std::string_view("/\0", 2)) != std::string::npos)
+      throw FormatError(index.string(), one_line(fmt::format("{}: bad shard name \"{}\"", tensor,
+                                                             shard.as_string())));
     shards.insert(shard.as_string());
   }
   for (const std::string& shard : shards) {
     const std::filesystem::path path = index.parent_path() / shard;
-    if (!std::filesystem::exists(path))
+    std::error_code unreadable;
+    if (!std::filesystem::exists(path, unreadable))
       throw IoError(path.string(), "this shard of the checkpoint is missing; download it again");
     add_file(path);
   }
@@ -187,7 +192,7 @@ void SafetensorsSet::read_index(const std::filesystem::path& index) {
     if (found == index_.end() ||
         files_[file_of_entry_[found->second]]->path().filename() != shard.as_string())
       throw FormatError(index.string(),
-                        fmt::format("tensor {} is not in {}", tensor, shard.as_string()));
+                        one_line(fmt::format("tensor {} is not in {}", tensor, shard.as_string())));
   }
 }
 

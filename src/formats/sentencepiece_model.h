@@ -43,7 +43,9 @@ struct SentencePieceModel {
   bool escape_whitespaces = true;
 };
 
-/// Throws IoError, or FormatError when the bytes are no such message or have no pieces.
+/// Throws IoError, or FormatError when the bytes are no such message, have no pieces, have empty or
+/// repeated ones or scores that are not finite, ids of special tokens that are no piece's, or no
+/// trainer_spec or normalizer_spec.
 SentencePieceModel read_sentencepiece_model(const std::filesystem::path& path);
 /// The same from memory; `name` stands for the path in messages.
 SentencePieceModel parse_sentencepiece_model(std::span<const std::byte> bytes,

@@ -4,6 +4,7 @@
 #include <charconv>
 #include <cstdint>
 #include <optional>
+#include <unordered_map>
 
 #include <fmt/format.h>
 
@@ -75,6 +76,7 @@ std::string_view take_line(std::string_view& text) {
 
 TiktokenRanks parse_tiktoken_model(std::string_view text, const std::string& name) {
   TiktokenRanks ranks;
+  std::unordered_map<std::string, int64_t> seen;  // token to line
   for (int64_t number = 1; !text.empty(); ++number) {
     const std::string_view line = take_line(text);
     if (line.empty()) continue;
@@ -84,6 +86,10 @@ TiktokenRanks parse_tiktoken_model(std::string_view text, const std::string& nam
     if (parsed->rank != static_cast<int64_t>(ranks.size()))
       throw FormatError(name, fmt::format("line {} has rank {}, expected {}", number, parsed->rank,
                                           ranks.size()));
+    const auto [first, inserted] = seen.emplace(parsed->bytes, number);
+    if (!inserted)
+      throw FormatError(name,
+                        fmt::format("line {} repeats the token of line {}", number, first->second));
     ranks.push_back(std::move(parsed->bytes));
   }
   if (ranks.empty()) throw FormatError(name, "has no tokens");

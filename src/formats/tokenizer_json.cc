@@ -1,12 +1,13 @@
 #include "formats/tokenizer_json.h"
 
-#include <limits>
+#include <unordered_set>
 
 #include <fmt/format.h>
 #include <simdjson.h>
 
 #include "base/error.h"
 #include "base/mmap.h"
+#include "formats/byte_reader.h"
 
 namespace nanoflow {
 namespace {
@@ -37,7 +38,7 @@ class Parser {
   }
 
  private:
-  [[noreturn]] void fail(const std::string& why) const { throw FormatError(name_, why); }
+  [[noreturn]] void fail(const std::string& why) const { throw FormatError(name_, one_line(why)); }
 
   dom::object object_of(dom::element element, std::string_view what) const {
     dom::object object;
@@ -96,8 +97,11 @@ class Parser {
 
   void read_vocab(dom::object vocab, TokenizerJson& out) const {
     out.vocab.reserve(vocab.size());
+    std::unordered_set<std::string_view> seen;
+    seen.reserve(vocab.size());
     for (const auto field : vocab) {
       const auto id = static_cast<size_t>(id_of(field.value, field.key));
+      if (!seen.insert(field.key).second) fail(fmt::format("token \"{}\" has two ids", field.key));
       if (id >= out.vocab.size()) out.vocab.resize(id + 1);
       if (!out.vocab[id].empty())
         fail(fmt::format("tokens \"{}\" and \"{}\" share id {}", out.vocab[id], field.key, id));
@@ -113,7 +117,8 @@ class Parser {
       dom::array pair;
       if (!merge.get(text)) {
         const size_t space = text.find(' ');
-        if (space == std::string_view::npos) fail(fmt::format("merge \"{}\" has no space", text));
+        if (space == std::string_view::npos || space != text.rfind(' '))
+          fail(fmt::format("merge \"{}\" is not of the form \"a b\"", text));
         out.merges.emplace_back(text.substr(0, space), text.substr(space + 1));
       } else if (!merge.get(pair) && pair.size() == 2) {
         out.merges.emplace_back(text_of(pair.at(0).value(), "a merge"),
@@ -121,6 +126,8 @@ class Parser {
       } else {
         fail("a merge is neither \"a b\" nor [\"a\", \"b\"]");
       }
+      if (out.merges.back().first.empty() || out.merges.back().second.empty())
+        fail(fmt::format("merge {} has an empty side", out.merges.size() - 1));
     }
   }
 

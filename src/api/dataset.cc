@@ -48,14 +48,20 @@ void read_batch_request(const Json& line, DatasetItem& item) {
     item.body = fail(ErrorCode::kInvalidArgument, "only \"POST\" is supported", "method");
     return;
   }
+  const Json* body = line.find("body");
+  if (body == nullptr || !body->is_object()) {
+    item.body =
+        fail(ErrorCode::kInvalidArgument, "a batch request needs a \"body\" object", "body");
+    return;
+  }
   const Json* url = line.find("url");
   if (url == nullptr || !url->is_string()) {
     item.body = fail(ErrorCode::kInvalidArgument, "a batch request needs a \"url\" string", "url");
   } else if (url->as_string() == "/v1/chat/completions") {
     item.endpoint = Endpoint::kChatCompletions;
-    item.body = *line.find("body");
+    item.body = *body;
   } else if (url->as_string() == "/v1/completions") {
-    item.body = *line.find("body");
+    item.body = *body;
   } else {
     item.body = fail(ErrorCode::kUnsupported,
                      fmt::format("url {} is not supported; use /v1/completions or "
@@ -63,8 +69,6 @@ void read_batch_request(const Json& line, DatasetItem& item) {
                                  url->as_string()),
                      "url");
   }
-  if (item.body.has_value() && !item.body->is_object())
-    item.body = fail(ErrorCode::kInvalidArgument, "must be an object", "body");
 }
 
 /// The prompt of a ShareGPT conversation as a chat body: its first human turn, after a system turn
@@ -86,6 +90,49 @@ Result<Json> sharegpt_body(const Json& entry) {
   return fail(ErrorCode::kInvalidArgument, "has no human turn", "conversations");
 }
 
+/// The member, or nullptr when it is absent or null.
+const Json* member(const Json& object, std::string_view key) {
+  const Json* value = object.find(key);
+  return value == nullptr || value->is_null() ? nullptr : value;
+}
+
+/// A parsed line or array element of any of the formats.
+DatasetItem item_of(int64_t index, Json json) {
+  DatasetItem item;
+  item.index = index;
+  item.custom_id = id_of(json, index);
+  if (!json.is_object()) {
+    item.body = fail(ErrorCode::kInvalidArgument,
+                     fmt::format("an item must be a JSON object, not {}", json.type_name()));
+  } else if (member(json, "body") != nullptr) {
+    read_batch_request(json, item);
+  } else if (member(json, "messages") != nullptr) {
+    item.endpoint = Endpoint::kChatCompletions;
+    item.body = std::move(json);
+  } else if (member(json, "prompt") != nullptr) {
+    item.body = std::move(json);
+  } else if (member(json, "conversations") != nullptr) {
+    item.endpoint = Endpoint::kChatCompletions;
+    item.body = sharegpt_body(json);
+  } else if (member(json, "url") != nullptr) {
+    read_batch_request(json, item);  // which says that the body is missing
+  } else {
+    item.body = fail(ErrorCode::kInvalidArgument,
+                     "needs \"prompt\", \"messages\", \"conversations\" or a batch request's "
+                     "\"body\"");
+  }
+  return item;
+}
+
+/// Skips a UTF-8 byte order mark at the start of `in`.
+void skip_mark(std::istream& in) {
+  char mark[3] = {};
+  in.read(mark, sizeof(mark));
+  if (in.gcount() == 3 && std::string_view(mark, 3) == "\xEF\xBB\xBF") return;
+  in.clear();
+  in.seekg(0);
+}
+
 }  // namespace
 
 DatasetItem parse_dataset_line(int64_t index, std::string_view line) {
@@ -102,33 +149,15 @@ DatasetItem parse_dataset_line(int64_t index, std::string_view line) {
     item.body = tl::unexpected(json.error());
     return item;
   }
-  if (!json->is_object()) {
-    item.body = fail(ErrorCode::kInvalidArgument,
-                     fmt::format("a line must be a JSON object, not {}", json->type_name()));
-    return item;
-  }
-  item.custom_id = id_of(*json, index);
-  if (json->find("body") != nullptr) {
-    read_batch_request(*json, item);
-  } else if (json->find("messages") != nullptr) {
-    item.endpoint = Endpoint::kChatCompletions;
-    item.body = std::move(json);
-  } else if (json->find("prompt") != nullptr) {
-    item.body = std::move(json);
-  } else if (json->find("conversations") != nullptr) {
-    item.endpoint = Endpoint::kChatCompletions;
-    item.body = sharegpt_body(*json);
-  } else {
-    item.body = fail(ErrorCode::kInvalidArgument,
-                     "a line needs \"prompt\", \"messages\" or a batch request's \"body\"");
-  }
-  return item;
+  return item_of(index, std::move(*json));
 }
 
 DatasetReader::DatasetReader(const std::filesystem::path& path) {
   file_.open(path, std::ios::binary);
   if (!file_) throw IoError(path.string(), "cannot open the data set");
-  if (file_.peek() == 0xEF) file_.ignore(3);  // a UTF-8 byte order mark
+  if (!std::filesystem::is_regular_file(path))
+    throw IoError(path.string(), "is not a regular file");
+  skip_mark(file_);
   const auto start = file_.tellg();
   int first = file_.peek();
   while (first != std::char_traits<char>::eof() && std::isspace(first) != 0) {
@@ -137,7 +166,7 @@ DatasetReader::DatasetReader(const std::filesystem::path& path) {
   }
   if (first == '[') {
     is_array_ = true;
-    read_sharegpt(path);
+    read_array(path);
     return;
   }
   if (first != '{') {
@@ -152,24 +181,21 @@ DatasetReader::DatasetReader(const std::filesystem::path& path) {
   file_.seekg(start);
 }
 
-void DatasetReader::read_sharegpt(const std::filesystem::path& path) {
-  const Result<Json> json = parse_json(read_file(path));
+void DatasetReader::read_array(const std::filesystem::path& path) {
+  const std::string content = read_file(path);
+  std::string_view text = content;
+  if (text.starts_with("\xEF\xBB\xBF")) text.remove_prefix(3);
+  Result<Json> json = parse_json(text);
   if (!json.has_value()) throw FormatError(path.string(), json.error().message);
-  for (const Json& entry : json->as_array()) {
-    DatasetItem item;
-    item.index = static_cast<int64_t>(items_.size());
-    item.custom_id = id_of(entry, item.index);
-    item.endpoint = Endpoint::kChatCompletions;
-    item.body = sharegpt_body(entry);
-    items_.push_back(std::move(item));
-  }
+  for (Json& element : json->as_array())
+    items_.push_back(item_of(static_cast<int64_t>(items_.size()), std::move(element)));
   count_ = static_cast<int64_t>(items_.size());
 }
 
 std::optional<DatasetItem> DatasetReader::next() {
   if (is_array_) {
     if (next_index_ >= count_) return std::nullopt;
-    return items_[static_cast<size_t>(next_index_++)];
+    return std::move(items_[static_cast<size_t>(next_index_++)]);
   }
   std::string line;
   while (read_line(file_, line)) {

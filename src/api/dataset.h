@@ -29,8 +29,9 @@ struct DatasetItem {
 ///   - OpenAI batch JSONL: {"custom_id", "method": "POST", "url": "/v1/...", "body": {...}}
 ///   - plain JSONL: {"prompt": ...} or {"messages": [...]}, with any other body field beside it
 ///   - ShareGPT JSON: an array of {"id", "conversations": [{"from": "human", "value": ...}, ...]};
-///   the first
-///     human turn (and a system turn before it) is the prompt, as throughput benchmarks use it
+///   the first human turn (and a system turn before it) is the prompt, as throughput benchmarks use
+///   it; such objects may also be lines of JSONL, and objects of the other formats elements of an
+///   array
 /// JSONL is streamed; memory stays at one line. Lines over kMaxLineBytes are refused, not read.
 class DatasetReader {
  public:
@@ -47,13 +48,13 @@ class DatasetReader {
   [[nodiscard]] int64_t count() const { return count_; }
 
  private:
-  void read_sharegpt(const std::filesystem::path& path);
+  void read_array(const std::filesystem::path& path);
 
   std::ifstream file_;
   int64_t next_index_ = 0;
   int64_t count_ = 0;
   bool is_array_ = false;
-  std::vector<DatasetItem> items_;  // ShareGPT only: the file is one JSON value
+  std::vector<DatasetItem> items_;  // arrays only: the file is one JSON value
 };
 
 /// Parses one line of either JSONL format. Exposed for tests and fuzzing.

@@ -33,6 +33,10 @@ void FieldReader::fail(std::string_view key, std::string message, ErrorCode code
   error_ = Error{code, fmt::format("{}: {}", field, message), field};
 }
 
+void FieldReader::adopt(Error error) {
+  if (!error_.has_value()) error_ = std::move(error);
+}
+
 void FieldReader::wrong_type(std::string_view key, std::string_view expected, const Json& value) {
   fail(key, fmt::format("must be {}, not {}", expected, value.type_name()));
 }

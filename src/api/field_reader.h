@@ -39,6 +39,8 @@ class FieldReader {
   /// Keeps the first error only.
   void fail(std::string_view key, std::string message,
             ErrorCode code = ErrorCode::kInvalidArgument);
+  /// The same for an error that names its field already.
+  void adopt(Error error);
   [[nodiscard]] bool ok() const { return !error_.has_value(); }
   [[nodiscard]] const std::optional<Error>& error() const { return error_; }
 

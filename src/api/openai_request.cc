@@ -4,6 +4,7 @@
 #include <charconv>
 #include <cmath>
 #include <limits>
+#include <map>
 #include <system_error>
 
 #include <fmt/format.h>
@@ -52,9 +53,9 @@ void read_prompts(FieldReader& reader, const RequestLimits& limits, OpenAiReques
     return reader.fail("prompt", fmt::format("at most {} prompts in one request, got {}",
                                              limits.max_prompts, list.size()));
   for (const Json& item : list) {
-    if (item.is_string()) {
+    if (item.is_string() && list.front().is_string()) {
       request.prompts.emplace_back(item.as_string());
-    } else if (item.is_array()) {
+    } else if (item.is_array() && list.front().is_array()) {
       auto ids = token_ids(reader, item);
       if (!ids.has_value()) return;
       request.prompts.emplace_back(std::move(*ids));
@@ -69,6 +70,7 @@ void read_logit_bias(FieldReader& reader, SamplingParams& sampling) {
   if (bias == nullptr) return;
   if (!bias->is_object())
     return reader.fail("logit_bias", "must be an object of token id to number");
+  std::map<int32_t, float> by_id;  // "7" and "07" are one token: the last one counts
   for (const auto& [key, value] : bias->as_object()) {
     int64_t id = -1;
     const char* end = key.data() + key.size();
@@ -77,9 +79,9 @@ void read_logit_bias(FieldReader& reader, SamplingParams& sampling) {
       return reader.fail("logit_bias", fmt::format("\"{}\" is no token id", key));
     if (!value.is_number() || !(std::abs(value.as_double()) <= 100))
       return reader.fail("logit_bias", "values must be numbers between -100 and 100");
-    sampling.logit_bias.emplace_back(static_cast<int32_t>(id),
-                                     static_cast<float>(value.as_double()));
+    by_id[static_cast<int32_t>(id)] = static_cast<float>(value.as_double());
   }
+  sampling.logit_bias.assign(by_id.begin(), by_id.end());
 }
 
 /// A field that clients write as -1 for "off" where the engine says 0.
@@ -159,7 +161,7 @@ void read_stream(FieldReader& reader, const Json& body, OpenAiRequest& request) 
   FieldReader inner(*body.find("stream_options"), "stream_options.");
   inner.read("include_usage", request.include_usage);
   inner.read("continuous_usage_stats", request.continuous_usage_stats);
-  if (!inner.ok()) reader.fail("stream_options", inner.error()->message);
+  if (!inner.ok()) reader.adopt(*inner.error());
 }
 
 void read_chat(FieldReader& reader, OpenAiRequest& request) {
@@ -185,6 +187,34 @@ void read_chat(FieldReader& reader, OpenAiRequest& request) {
     if (request.add_generation_prompt)
       reader.fail("continue_final_message", "cannot be combined with add_generation_prompt");
   }
+}
+
+/// Whether a field that cannot be served asks for nothing: null, false, "", [] or {}.
+bool asks_nothing(const Json& value) {
+  if (value.is_bool()) return !value.as_bool();
+  if (value.is_string()) return value.as_string().empty();
+  if (value.is_array()) return value.as_array().empty();
+  return value.is_null() || (value.is_object() && value.as_object().empty());
+}
+
+/// Fields of OpenAI and vLLM that would change the answer and cannot be served: ignoring one would
+/// answer another question than was asked.
+void refuse_unsupported(FieldReader& reader) {
+  for (const char* key :
+       {"suffix", "use_beam_search", "bad_words", "allowed_token_ids", "structured_outputs",
+        "guided_json", "guided_regex", "guided_choice", "guided_grammar"}) {
+    const Json* value = reader.find(key);
+    if (value != nullptr && !asks_nothing(*value))
+      reader.fail(key, "is not supported", ErrorCode::kUnsupported);
+  }
+  const Json* best_of = reader.find("best_of");
+  const Json* n = reader.find("n");
+  if (best_of != nullptr && whole_number(*best_of) != (n == nullptr ? 1 : whole_number(*n)))
+    reader.fail("best_of", "is not supported unless it equals n", ErrorCode::kUnsupported);
+  const Json* choice = reader.find("tool_choice");
+  if (choice != nullptr &&
+      (!choice->is_string() || (choice->as_string() != "none" && choice->as_string() != "auto")))
+    reader.fail("tool_choice", "only \"none\" and \"auto\" are supported", ErrorCode::kUnsupported);
 }
 
 /// Combinations that no single field shows.
@@ -249,6 +279,7 @@ Result<OpenAiRequest> parse_openai_request(Endpoint endpoint, const Json& body,
       reader.fail("response_format", "only {\"type\": \"text\"} is supported",
                   ErrorCode::kUnsupported);
   }
+  refuse_unsupported(reader);
   check_combinations(reader, request, limits);
   if (!reader.ok()) return tl::unexpected(*reader.error());
   return request;

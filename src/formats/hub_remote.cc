@@ -52,8 +52,10 @@ HubListing HubRemote::list(HttpSession& session, int max_attempts,
     request.url = url;
     const HttpResponse response = session.follow(std::move(request));
     if (response.ok()) return parse_hub_listing(response.body, url);
-    if (!response.retryable() || !backoff.wait(response.retry_after_s))
+    if (!response.retryable() || !backoff.wait(response.retry_after_s)) {
+      if (cancelled && cancelled()) throw_interrupted();
       throw_answer(response, repo_id_);
+    }
   }
 }
 
@@ -93,9 +95,16 @@ ResolvedFile HubRemote::resolve(HttpSession& session, const std::string& commit,
         throw NetworkError(fmt::format("{}: the hub answers for another commit ({})", first, told));
       return file;
     }
-    if (!response.retryable() || !backoff.wait(response.retry_after_s))
+    if (!response.retryable() || !backoff.wait(response.retry_after_s)) {
+      if (cancelled && cancelled()) throw_interrupted();
       throw_answer(response, fmt::format("{} of {}", name, repo_id_));
+    }
   }
+}
+
+void HubRemote::throw_interrupted() const {
+  throw NetworkError(
+      fmt::format("download of {} interrupted: run the same command again to go on", repo_id_));
 }
 
 void HubRemote::throw_no_access(const HttpResponse& response, const std::string& what) const {
@@ -116,8 +125,7 @@ void HubRemote::throw_no_access(const HttpResponse& response, const std::string&
 
 void HubRemote::throw_answer(const HttpResponse& response, const std::string& what) const {
   switch (response.failure) {
-    case HttpFailure::kCancelled:
-      throw NetworkError(fmt::format("download of {} interrupted", repo_id_));
+    case HttpFailure::kCancelled: throw_interrupted();
     case HttpFailure::kTls:
       throw NetworkError(fmt::format(
           "{}: the server's certificate is not trusted ({}); if a proxy of yours signs it, set "

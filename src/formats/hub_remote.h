@@ -51,6 +51,7 @@ class HubRemote {
   [[noreturn]] void throw_answer(const HttpResponse& response, const std::string& what) const;
 
  private:
+  [[noreturn]] void throw_interrupted() const;
   [[noreturn]] void throw_no_access(const HttpResponse& response, const std::string& what) const;
 
   const HubSettings& settings_;

@@ -54,6 +54,7 @@ class File:
         self.sha256 = hashlib.sha256(self.data).hexdigest()
         self.git_sha1 = hashlib.sha1(b"blob %d\0" % len(self.data) + self.data).hexdigest()
         self.listed_size = spec.get("listed_size", len(self.data))
+        self.linked_size = spec.get("linked_size", len(self.data))
         self.listed = spec.get("listed", True)
         self.has_checksum = spec.get("checksum", True)
         self.etag = spec.get("etag", self.sha256 if self.lfs else self.git_sha1)
@@ -206,7 +207,7 @@ class Handler(http.server.BaseHTTPRequestHandler):
             return
         headers = {"X-Repo-Commit": repo["commit"]}
         if file.lfs:
-            headers |= {"X-Linked-Etag": f'"{file.etag}"', "X-Linked-Size": str(len(file.data)),
+            headers |= {"X-Linked-Etag": f'"{file.etag}"', "X-Linked-Size": str(file.linked_size),
                         "Location": f"http://127.0.0.1:{self.cdn_port}/{repo_id}/{file.sha256}?signature=1"}
             self.answer(302, b"", headers)
             return
@@ -282,10 +283,17 @@ class Handler(http.server.BaseHTTPRequestHandler):
             self.wfile.write(body)
 
 
+class Server(http.server.ThreadingHTTPServer):
+    daemon_threads = True
+
+    def handle_error(self, request, client_address):
+        if not isinstance(sys.exc_info()[1], ConnectionError):  # clients may go away; bugs may not hide
+            super().handle_error(request, client_address)
+
+
 def start(world, name, cdn_port=0):
     handler = type(name, (Handler,), {"world": world, "name": name, "cdn_port": cdn_port})
-    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler)
-    server.daemon_threads = True
+    server = Server(("127.0.0.1", 0), handler)
     threading.Thread(target=server.serve_forever, daemon=True).start()
     return server.server_address[1]
 

@@ -183,8 +183,11 @@ ServingStack ServingStack::load(const ModelOptions& options) {
           : open_checkpoint(path, stack.model_config_);
   DeviceInfo device;
   const auto make_backend = [&](Communicator& comm) -> std::unique_ptr<Backend> {
-    auto backend = std::make_unique<CpuBackend>(CpuBackendOptions{
-        .threads = options.threads, .comm = &comm, .reference_kernels = options.reference_kernels});
+    auto backend = std::make_unique<CpuBackend>(
+        CpuBackendOptions{.threads = threads_per_rank(options),
+                          .comm = &comm,
+                          .reference_kernels = options.reference_kernels,
+                          .busy = comm.rank() == 0 ? stack.busy_.get() : nullptr});
     if (comm.rank() == 0) device = backend->device();
     return backend;
   };

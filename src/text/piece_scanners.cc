@@ -10,6 +10,7 @@ namespace {
 constexpr std::array<CharClass, 128> kAsciiClass = [] {
   std::array<CharClass, 128> table{};
   for (size_t c = 0; c < 128; ++c) {
+    table[c] = CharClass::kOther;
     if ((c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z')) table[c] = CharClass::kLetter;
     if (c >= '0' && c <= '9') table[c] = CharClass::kNumber;
     if (c == ' ' || (c >= 0x09 && c <= 0x0D)) table[c] = CharClass::kSpace;

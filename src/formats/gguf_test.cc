@@ -12,8 +12,12 @@
 namespace nanoflow {
 namespace {
 
+template <typename Parse>
+void expect_refused(Parse&& parse, std::string_view words, std::string_view name = "input") {
+  EXPECT_EQ(testing::refusal_problem(parse, words, name), "");
+}
+
 using testing::as_bytes;
-using testing::expect_refused;
 using testing::GgufBytes;
 using testing::GgufTestFile;
 

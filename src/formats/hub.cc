@@ -51,9 +51,10 @@ HubListing listing_of_folder(const fs::path& folder, const std::string& commit) 
   const Json* const map = json.has_value() ? json->find("weight_map") : nullptr;
   if (map == nullptr || !map->is_object()) return listing;
   for (const auto& [tensor, file] : map->as_object())
-    if (file.is_string() &&
-        std::none_of(listing.files.begin(), listing.files.end(),
-                     [&](const HubFile& known) { return known.name == file.as_string(); }))
+    if (file.is_string() && std::none_of(listing.files.begin(), listing.files.end(),
+                                         [&name = file.as_string()](const HubFile& known) {
+                                           return known.name == name;
+                                         }))
       listing.files.push_back({.name = file.as_string(), .size = -1, .sha256 = {}, .git_sha1 = {}});
   return listing;
 }

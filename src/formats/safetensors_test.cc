@@ -14,7 +14,10 @@
 namespace nanoflow {
 namespace {
 
-using testing::expect_refused;
+template <typename Parse>
+void expect_refused(Parse&& parse, std::string_view words, std::string_view name = "input") {
+  EXPECT_EQ(testing::refusal_problem(parse, words, name), "");
+}
 
 std::span<const std::byte> bytes_of(std::string_view text) {
   return std::as_bytes(std::span(text.data(), text.size()));

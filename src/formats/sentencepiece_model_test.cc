@@ -9,7 +9,10 @@
 namespace nanoflow {
 namespace {
 
-using testing::expect_refused;
+template <typename Parse>
+void expect_refused(Parse&& parse, std::string_view words, std::string_view name = "input") {
+  EXPECT_EQ(testing::refusal_problem(parse, words, name), "");
+}
 
 /// A protocol buffer message in the making.
 struct Proto {

@@ -7,7 +7,10 @@
 namespace nanoflow {
 namespace {
 
-using testing::expect_refused;
+template <typename Parse>
+void expect_refused(Parse&& parse, std::string_view words, std::string_view name = "input") {
+  EXPECT_EQ(testing::refusal_problem(parse, words, name), "");
+}
 
 void refuses(std::string_view text, std::string_view words) {
   SCOPED_TRACE(text);

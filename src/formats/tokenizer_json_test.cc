@@ -8,7 +8,10 @@
 namespace nanoflow {
 namespace {
 
-using testing::expect_refused;
+template <typename Parse>
+void expect_refused(Parse&& parse, std::string_view words, std::string_view name = "input") {
+  EXPECT_EQ(testing::refusal_problem(parse, words, name), "");
+}
 
 constexpr std::string_view kSample = R"({"version": "1.0",
   "added_tokens": [{"id": 3, "content": "<s>", "special": true, "lstrip": true, "rstrip": false,

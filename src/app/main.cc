@@ -12,6 +12,12 @@
 #include "base/error.h"
 #include "version.h"
 
+namespace {
+
+constexpr int kInterruptedExit = 130;  // 128 + SIGINT, as shells report it
+
+}  // namespace
+
 int main(int argc, char** argv) {
   CLI::App app{"NanoFlow: throughput-oriented LLM serving with device-level pipelines", "nanoflow"};
   app.set_version_flag("--version",
@@ -42,5 +48,5 @@ int main(int argc, char** argv) {
   } catch (const std::bad_alloc&) {
     fmt::print(stderr, "nanoflow: out of host memory\n");
   }
-  return 1;
+  return nanoflow::interrupted() ? kInterruptedExit : 1;
 }

@@ -35,7 +35,7 @@ def check_file(path, relative, allowed, external):
     if folder is None:
         yield f"{relative}: folder is not in docs/layers.txt"
         return
-    is_test = path.name.endswith("_test.cc")
+    is_test = "_test" in path.name  # x_test.cc, x_test_support.h, ...: only tests include them
     for number, line in enumerate(path.read_text(errors="replace").splitlines(), 1):
         match = INCLUDE.match(line)
         if not match:

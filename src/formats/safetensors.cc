@@ -87,13 +87,15 @@ SafetensorsEntry read_entry(const ByteReader& in, const std::string& name, const
     fail(fmt::format("offsets [{}, {}) lie outside the {} bytes of data", begin, end, data.size()));
   entry.bytes = data.subspan(static_cast<size_t>(begin), static_cast<size_t>(end - begin));
   const StoredType* type = stored_type(entry.stored_dtype);
-  if (type == nullptr) return entry;  // refused by name when somebody reads it
-  int64_t bits = type->bits;
+  // An unknown type is refused by name when somebody reads it, but its shape is shown before: the
+  // number of elements fits, whatever their size.
+  int64_t bits = type == nullptr ? 1 : type->bits;
   for (const int64_t extent : entry.shape) {
     if (extent != 0 && bits > std::numeric_limits<int64_t>::max() / extent)
       fail("its shape is impossibly large");
     bits *= extent;
   }
+  if (type == nullptr) return entry;
   if (bits / 8 != end - begin)
     fail(fmt::format("{} {} needs {} bytes, but its offsets span {}", entry.stored_dtype,
                      fmt::format("[{}]", fmt::join(entry.shape, ", ")), bits / 8, end - begin));

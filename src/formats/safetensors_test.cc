@@ -157,6 +157,8 @@ TEST(Safetensors, UnknownTypesAreRefusedOnlyOnUse) {
   const std::string f64 = one("\"F64\"", "[1]", "[0,8]");
   EXPECT_FALSE(parse_safetensors(bytes_of(f64), "input")[0].dtype.has_value());
   refuses(one("\"F64\"", "[2]", "[0,8]"), "F64 [2] needs 16 bytes");
+  // Nobody can know how many bytes it needs, but whoever prints the shape may multiply it out.
+  refuses(one("\"F4\"", "[4294967296,4294967296]", "[0,8]"), "its shape is impossibly large");
 }
 
 TEST_F(SafetensorsFolder, WhatIsWrittenIsRead) {

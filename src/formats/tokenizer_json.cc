@@ -22,6 +22,7 @@ class Parser {
   explicit Parser(const std::string& name) : name_(name) {}
 
   TokenizerJson parse(std::string_view text) {
+    if (text.empty()) fail("invalid JSON: the file is empty");
     dom::parser parser;
     dom::element root;
     if (const auto error = parser.parse(text.data(), text.size()).get(root))
@@ -112,6 +113,7 @@ class Parser {
   void read_merges(dom::element element, TokenizerJson& out) const {
     dom::array merges;
     if (element.get(merges)) fail("model.merges is no list");
+    out.merges.reserve(merges.size());
     for (const dom::element merge : merges) {
       std::string_view text;
       dom::array pair;
@@ -174,7 +176,10 @@ TokenizerJson parse_tokenizer_json(std::string_view text, const std::string& nam
 }
 
 TokenizerJson read_tokenizer_json(const std::filesystem::path& path) {
-  return parse_tokenizer_json(read_file(path), path.string());
+  const MappedFile file(path);  // the parser makes the one copy that it needs
+  const auto bytes = file.bytes();
+  return parse_tokenizer_json({reinterpret_cast<const char*>(bytes.data()), bytes.size()},
+                              path.string());
 }
 
 }  // namespace nanoflow

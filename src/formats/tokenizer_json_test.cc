@@ -1,8 +1,13 @@
 #include "formats/tokenizer_json.h"
 
+#include <unistd.h>
+#include <cstdlib>
+#include <filesystem>
+
 #include <fmt/format.h>
 #include <gtest/gtest.h>
 
+#include "base/mmap.h"
 #include "formats/format_error_test.h"
 
 namespace nanoflow {
@@ -136,6 +141,25 @@ TEST(TokenizerJson, PartsAreObjectsOrNull) {
     for (const char* value : {"7", "[]", "\"x\""})
       refuses(fmt::format(R"({{"{}": {}, "model": {{"type": "X"}}}})", key, value),
               fmt::format("{} is no object", key));
+}
+
+TEST(TokenizerJson, AFileReadsAsItsText) {
+  const std::filesystem::path path(NANOFLOW_FIXTURES "/tokenizer/tiny_byte_level/tokenizer.json");
+  const TokenizerJson file = read_tokenizer_json(path);
+  const TokenizerJson text = parse_tokenizer_json(read_file(path), "input");
+  EXPECT_FALSE(file.vocab.empty());
+  EXPECT_EQ(file.vocab, text.vocab);
+  EXPECT_EQ(file.merges, text.merges);
+  EXPECT_EQ(file.pre_tokenizer, text.pre_tokenizer);
+}
+
+TEST(TokenizerJson, AnEmptyFileIsRefused) {
+  std::string path = (std::filesystem::temp_directory_path() / "tokenizer_jsonXXXXXX").string();
+  const int fd = ::mkstemp(path.data());
+  ASSERT_GE(fd, 0);
+  ::close(fd);
+  expect_refused([&] { (void)read_tokenizer_json(path); }, "the file is empty", path);
+  std::filesystem::remove(path);
 }
 
 TEST(TokenizerJson, MissingFilesAreIoErrors) {

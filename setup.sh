@@ -60,7 +60,8 @@ install_packages() {
   fi
   say "installing packages:" $missing
   local apt=("${run[@]}" env DEBIAN_FRONTEND=noninteractive apt-get -q -o Dpkg::Use-Pty=0)
-  "${apt[@]}" update > /dev/null || die "apt-get update failed: is there a network, are the sources right?"
+  # One broken source of many must not stop packages that come from another.
+  "${apt[@]}" update > /dev/null || say "apt-get update failed: is there a network, are the sources right? trying on"
   "${apt[@]}" install -y --no-install-recommends $missing > /dev/null ||
     die "apt-get could not install:" $missing
 }
@@ -98,7 +99,7 @@ build() {
   log="$tree/setup.log"
   mkdir -p "$tree"
   if [ ! -f "$tree/build.ninja" ]; then
-    say "configuring ($preset)"
+    say "configuring and building ($preset); the first time takes minutes"
     (cd "$NANOFLOW_ROOT" && cmake --preset "$preset") > "$log" 2>&1 || { tail -n 30 "$log" >&2; die "cmake failed; see $log"; }
   fi
   local targets=()

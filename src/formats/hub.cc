@@ -130,6 +130,7 @@ PullResult complete_snapshot(const HubSettings& settings, const HubRemote& remot
                           .files = std::move(missing),
                           .cancel = options.cancel},
                          meter);
+    meter.report(true);  // what is there already does not count for the rate
     transfer.run();
   }
   meter.report(true);

@@ -131,6 +131,7 @@ void HubTransfer::open(HttpSession& session, File& file) {
     throw NetworkError(fmt::format(
         "{} of {}: the hub lists {} bytes ({}) but serves {} bytes ({}); try again later",
         entry.name, job_.repo_id, entry.size, entry.sha256 + entry.git_sha1, file.at.size, etag));
+  if (!claim(etag)) return;  // stopped
   file.lock = FileLock::acquire(job_.cache.lock_path(etag), cancelled);
   if (!file.lock.has_value()) return;  // stopped
   const std::filesystem::path blob = job_.cache.blob(etag);
@@ -140,10 +141,7 @@ void HubTransfer::open(HttpSession& session, File& file) {
       static_cast<int64_t>(std::filesystem::file_size(blob, error)) == entry.size) {
     meter_.adjust(entry.size);
     job_.cache.link(job_.commit, entry.name, etag);
-    file.lock.reset();
-    meter_.file_done();
-    const std::lock_guard lock(mutex_);
-    ++num_done_;
+    finish(file);
     return;
   }
   // Again: the list may not have told the size.
@@ -162,6 +160,29 @@ void HubTransfer::open(HttpSession& session, File& file) {
   } else {
     changed_.notify_all();
   }
+}
+
+/// Waits until no other file of this transfer with the same content is under way: the file lock
+/// holds off other processes, but some file systems know no locks. False when stopped.
+bool HubTransfer::claim(const std::string& etag) {
+  std::unique_lock lock(mutex_);
+  while (!stopped()) {
+    if (claimed_.insert(etag).second) return true;
+    changed_.wait_for(lock, std::chrono::milliseconds(100));
+  }
+  return false;
+}
+
+/// The file is in the snapshot.
+void HubTransfer::finish(File& file) {
+  file.lock.reset();
+  meter_.file_done();
+  {
+    const std::lock_guard lock(mutex_);
+    claimed_.erase(file.at.etag);
+    ++num_done_;
+  }
+  changed_.notify_all();
 }
 
 void HubTransfer::fetch(HttpSession& session, File& file, size_t part) {
@@ -316,10 +337,7 @@ void HubTransfer::complete(File& file) {
   file.parts->publish();
   job_.cache.link(job_.commit, file.entry.name, file.at.etag);
   file.parts.reset();
-  file.lock.reset();
-  meter_.file_done();
-  const std::lock_guard lock(mutex_);
-  ++num_done_;
+  finish(file);
 }
 
 bool HubTransfer::has_checksum(const File& file) {

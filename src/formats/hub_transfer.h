@@ -10,6 +10,7 @@
 #include <memory>
 #include <mutex>
 #include <optional>
+#include <set>
 #include <string>
 #include <vector>
 
@@ -76,6 +77,8 @@ class HubTransfer {
   void work();
   std::optional<Task> next_task();
   void open(HttpSession& session, File& file);
+  bool claim(const std::string& etag);
+  void finish(File& file);
   void fetch(HttpSession& session, File& file, size_t part);
   PartEnd fetch_part(HttpSession& session, File& file, size_t part);
   HttpResponse request_part(HttpSession& session, File& file, size_t part, const std::string& url,
@@ -101,6 +104,7 @@ class HubTransfer {
   std::condition_variable changed_;
   size_t next_unopened_ = 0;
   size_t num_done_ = 0;
+  std::set<std::string> claimed_;  // etags under way
   std::exception_ptr error_;
 };
 

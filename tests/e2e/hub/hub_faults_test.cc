@@ -74,6 +74,12 @@ TEST_F(HubFaults, TruncatedBodiesGoOnWhereTheyEnded) {
   EXPECT_LT(bytes_sent(), kBytes + 1000);
 }
 
+TEST_F(HubFaults, ALineThatKeepsBreakingGetsThereAsLongAsBytesCome) {
+  serve_model(kBytes, R"([{"match": "GET .*signature", "times": -1, "do": "truncate",
+                           "after": 9000}])");
+  expect_sound(pull());  // eight tries a part, twice as many as without a byte
+}
+
 TEST_F(HubFaults, BodiesShorterThanAskedGoOn) {
   serve_model(kBytes, R"([{"match": "GET .*signature", "times": 9, "do": "short",
                            "after": 30000}])");

@@ -33,6 +33,11 @@ Bpe::Bpe(BpeModel model)
       const char byte = static_cast<char>(b);
       byte_tokens_[b] = index_.find(tokens_, {&byte, 1});
     }
+    const bool complete =
+        std::none_of(byte_tokens_.begin(), byte_tokens_.end(), [](int32_t id) { return id < 0; });
+    for (size_t pair = 0; complete && pair < 65536; ++pair) {
+      byte_pair_ranks_.push_back(rank_of(byte_tokens_[pair >> 8], byte_tokens_[pair & 0xFF]));
+    }
   } else {
     has_fallback_ =
         std::none_of(byte_tokens_.begin(), byte_tokens_.end(), [](int32_t id) { return id < 0; });
@@ -68,9 +73,9 @@ void Bpe::encode(std::string_view piece, Scratch& scratch, std::vector<int32_t>&
   scratch.ids.clear();
   symbols(piece, scratch.ids);
   if (scratch.ids.size() <= kShortPiece) {
-    merge_short(scratch.ids);
+    merge_short(piece, scratch.ids);
   } else {
-    merge_long(scratch);
+    merge_long(piece, scratch);
   }
   out.insert(out.end(), scratch.ids.begin(), scratch.ids.end());
 }
@@ -111,10 +116,22 @@ void Bpe::unknown_character(std::string_view bytes, std::vector<int32_t>& ids) c
   ids.push_back(unk_id_);
 }
 
-void Bpe::merge_short(std::vector<int32_t>& ids) const {
+/// ranks[i]: of the pair (ids[i], ids[i + 1]), before anything has merged.
+void Bpe::initial_ranks(std::string_view piece, const std::vector<int32_t>& ids,
+                        uint32_t* ranks) const {
+  for (size_t i = 0; i + 1 < ids.size(); ++i) {
+    ranks[i] =
+        byte_pair_ranks_.empty()
+            ? rank_of(ids[i], ids[i + 1])
+            : byte_pair_ranks_[static_cast<size_t>(static_cast<unsigned char>(piece[i])) << 8 |
+                               static_cast<unsigned char>(piece[i + 1])];
+  }
+}
+
+void Bpe::merge_short(std::string_view piece, std::vector<int32_t>& ids) const {
   std::array<uint32_t, kShortPiece> ranks;
   size_t n = ids.size();
-  for (size_t i = 0; i + 1 < n; ++i) ranks[i] = rank_of(ids[i], ids[i + 1]);
+  initial_ranks(piece, ids, ranks.data());
   while (n > 1) {
     const auto best = std::min_element(ranks.begin(), ranks.begin() + static_cast<long>(n - 1));
     if (*best == kNoRank) break;
@@ -131,11 +148,12 @@ void Bpe::merge_short(std::vector<int32_t>& ids) const {
 
 // A linked list over `ids` and a heap of (rank, position). An entry is stale when the rank of the
 // pair at its position has changed since; stale ones are dropped when they come up.
-void Bpe::merge_long(Scratch& s) const {
+void Bpe::merge_long(std::string_view piece, Scratch& s) const {
   const auto n = static_cast<uint32_t>(s.ids.size());
   s.prev.resize(n);
   s.next.resize(n);
   s.rank.assign(n, kNoRank);
+  initial_ranks(piece, s.ids, s.rank.data());
   s.heap.clear();
   const auto entry = [](uint32_t rank, uint32_t pos) {
     return static_cast<uint64_t>(rank) << 32 | pos;
@@ -144,7 +162,6 @@ void Bpe::merge_long(Scratch& s) const {
     s.prev[i] = i == 0 ? kEnd : i - 1;
     s.next[i] = i + 1 == n ? kEnd : i + 1;
     if (i + 1 == n) break;
-    s.rank[i] = rank_of(s.ids[i], s.ids[i + 1]);
     if (s.rank[i] != kNoRank) s.heap.push_back(entry(s.rank[i], i));
   }
   std::make_heap(s.heap.begin(), s.heap.end(), std::greater<>());

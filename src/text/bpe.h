@@ -53,8 +53,10 @@ class Bpe {
  private:
   void symbols(std::string_view piece, std::vector<int32_t>& ids) const;
   void unknown_character(std::string_view bytes, std::vector<int32_t>& ids) const;
-  void merge_short(std::vector<int32_t>& ids) const;
-  void merge_long(Scratch& scratch) const;
+  void initial_ranks(std::string_view piece, const std::vector<int32_t>& ids,
+                     uint32_t* ranks) const;
+  void merge_short(std::string_view piece, std::vector<int32_t>& ids) const;
+  void merge_long(std::string_view piece, Scratch& scratch) const;
   [[nodiscard]] uint32_t rank_of(int32_t left, int32_t right) const;
 
   BpeUnits units_;
@@ -62,6 +64,9 @@ class Bpe {
   TokenIndex index_;
   MergeTable merges_;
   std::array<int32_t, 256> byte_tokens_;  // fallback, or the bytes' own tokens
+  // kBytes: rank of merging the tokens of two bytes, at 256 * first + second; empty if some byte
+  // has no token. Half of all look-ups are of such pairs, and this table stays in the L2 cache.
+  std::vector<uint32_t> byte_pair_ranks_;
   bool has_fallback_ = false;
   int32_t unk_id_;
   bool fuse_unk_;

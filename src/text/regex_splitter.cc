@@ -17,11 +17,11 @@ namespace {
 // A match is first tried on this many bytes; the window doubles while the match touches its end.
 // Patterns of tokenisers match words, so few windows ever grow.
 constexpr size_t kFirstWindow = 256;
-// Bytes of windows that may be looked at per byte of text: 256 for ordinary matches of one byte,
-// and as much again for windows that had to grow.
-constexpr size_t kWorkPerByte = 2 * kFirstWindow;
+// Bytes of grown windows that may be looked at per byte of text. A match of n bytes needs windows
+// of at most 4 n together, so only work that leads to no match can reach this.
+constexpr size_t kWorkPerByte = 16;
 // PCRE2's backtracking steps per byte of window; exponential patterns meet this limit.
-constexpr size_t kStepsPerByte = 64;
+constexpr size_t kStepsPerByte = 32;
 
 const pcre2_code* as_code(const void* code) {
   return static_cast<const pcre2_code*>(code);
@@ -80,22 +80,25 @@ bool RegexSplitter::find_all(std::string_view text,
   for (size_t pos = 0; pos < text.size();) {
     size_t end = std::min(text.size(), pos + window);
     while (end < text.size() && is_continuation(text[end])) ++end;
-    if (end - pos > work_left) return false;
-    work_left -= end - pos;
+    if (window > kFirstWindow) {
+      if (end - pos > work_left) return false;
+      work_left -= end - pos;
+    }
     pcre2_set_match_limit(state.context,
                           static_cast<uint32_t>(kStepsPerByte * (end - pos + kFirstWindow)));
     // A hard partial match means that the window's end was looked at: more text could change it.
     const uint32_t partial = end < text.size() ? PCRE2_PARTIAL_HARD : 0;
-    const int rc =
-        pcre2_match(as_code(code_.get()), reinterpret_cast<PCRE2_SPTR>(text.data()), end, pos,
-                    PCRE2_NO_UTF_CHECK | PCRE2_NOTEMPTY | partial, state.data, state.context);
+    // Anchored, because PCRE2 counts its steps anew for every place where a match may start.
+    const int rc = pcre2_match(as_code(code_.get()), reinterpret_cast<PCRE2_SPTR>(text.data()), end,
+                               pos, PCRE2_NO_UTF_CHECK | PCRE2_NOTEMPTY | PCRE2_ANCHORED | partial,
+                               state.data, state.context);
     if (rc == PCRE2_ERROR_PARTIAL) {
       window *= 2;
       continue;
     }
-    if (rc == PCRE2_ERROR_NOMATCH) {  // none starts within the window
-      pos = end;
-      window = kFirstWindow;
+    window = kFirstWindow;
+    if (rc == PCRE2_ERROR_NOMATCH) {
+      pos += decode_valid_utf8(text.data() + pos).length;
       continue;
     }
     if (rc < 0) return false;
@@ -103,7 +106,6 @@ bool RegexSplitter::find_all(std::string_view text,
     if (range[1] <= pos) return false;  // cannot be without \K; never loop
     matches.emplace_back(range[0], range[1]);
     pos = range[1];
-    window = kFirstWindow;
   }
   return true;
 }

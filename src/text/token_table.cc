@@ -34,8 +34,9 @@ uint64_t hash_bytes(std::string_view text) {
   return mix(h ^ tail, kA);
 }
 
+/// Slots for `count` entries: a power of two, at most three quarters full.
 size_t table_size(size_t count) {
-  return std::bit_ceil(std::max<size_t>(16, 2 * count));
+  return std::bit_ceil(std::max<size_t>(16, count + count / 3));
 }
 
 }  // namespace

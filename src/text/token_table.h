@@ -56,7 +56,7 @@ struct Merge {
   int32_t result = -1;
 };
 
-/// Merges by pair. 16 bytes a slot, at most half full.
+/// Merges by pair. 16 bytes a slot.
 class MergeTable {
  public:
   MergeTable() = default;

@@ -61,7 +61,7 @@ CORPUS = [
     "supercalifragilisticexpialidocious antidisestablishmentarianism Donaudampfschifffahrtsgesellschaft",
     "\u2581 \u2581\u2581a \u2581b", "<0x0A> <0xFF>", "x \n y\n z \n\n", "\u00e0\u00e8\u00ec" * 20, "\u4e2d" * 70, "\U0001f600" * 30,
     "<|im_start|>user\nHi<|im_end|>\n<|endoftext|>", "<|begin_of_text|><|start_header_id|>user<|end_header_id|>\n\nHi<|eot_id|>",
-    "<s>[INST] Hi [/INST] Hello</s> <unk> </s>", "a<s>b <s> c</s>d", "<|im_start", "x<|im_start|><|im_start|> y  <|im_end|>  z",
+    "<s>[INST] Hi [/INST] Hello</s> <unk> </s>", "a<s>b <s> c</s>d", "</s>  word 5 word", "a\u200dword \u24d0word \U0001f170word \u200d word", "<|im_start", "x<|im_start|><|im_start|> y  <|im_end|>  z",
 ]
 
 

@@ -57,18 +57,19 @@ Tokenizer::Impl::Impl(TokenizerParts parts)
 void Tokenizer::Impl::build_bytes() {
   flags_.assign(texts_.size(), 0);
   for (const int32_t id : parts_.byte_token_ids) flags_[static_cast<size_t>(id)] |= kByte;
-  std::vector<bool> is_added(texts_.size(), false);
+  // An added token that is matched after normalisation stands for its normalised text.
+  std::vector<std::optional<std::string_view>> added(texts_.size());
   for (const AddedTokenEntry& entry : parts_.added) {
     const auto id = static_cast<size_t>(entry.pattern.id);
-    is_added[id] = true;
+    added[id] = entry.normalized ? std::string_view(entry.pattern.content) : texts_[id];
     if (entry.special) flags_[id] |= kSpecial;
   }
   std::string bytes;
   size_t byte_value = 0;
   for (size_t id = 0; id < texts_.size(); ++id) {
-    const std::string_view text = texts_[id];
+    const std::string_view text = added[id].value_or(texts_[id]);
     if (!decode_.sentencepiece) {
-      if (is_added[id] || !bytes_of_byte_level(text, bytes)) bytes = text;
+      if (added[id] || !bytes_of_byte_level(text, bytes)) bytes = text;
     } else {
       bytes = replace_all(text, kSpaceMark, " ");
     }

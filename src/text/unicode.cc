@@ -141,6 +141,12 @@ CharClass char_class(char32_t value) {
 }
 
 bool is_word_char(char32_t value) {
+  // Alphabetic without being letters: circled and squared Latin; and the join controls.
+  if ((value >= 0x24B6 && value <= 0x24E9) || (value >= 0x1F130 && value <= 0x1F149) ||
+      (value >= 0x1F150 && value <= 0x1F169) || (value >= 0x1F170 && value <= 0x1F189) ||
+      value == 0x200C || value == 0x200D) {
+    return true;
+  }
   switch (utf8proc_category(static_cast<utf8proc_int32_t>(value))) {
     case UTF8PROC_CATEGORY_LU:
     case UTF8PROC_CATEGORY_LL:

@@ -53,7 +53,7 @@ enum class CharClass : uint8_t { kLetter, kNumber, kSpace, kOther };
 /// The three are disjoint.
 CharClass char_class(char32_t value);
 
-/// \w of UTS #18 without the join controls: letters, marks, decimal and letter numbers, connectors.
+/// \w of UTS #18, annex C: alphabetics, marks, decimal numbers, connectors, join controls.
 [[nodiscard]] bool is_word_char(char32_t value);
 
 /// What a byte that belongs to no character becomes.

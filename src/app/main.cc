@@ -23,6 +23,8 @@ int main(int argc, char** argv) {
   app.set_version_flag("--version",
                        fmt::format("nanoflow {} ({})", nanoflow::kVersion, nanoflow::kCommit));
   app.require_subcommand(1);
+  // A later value wins, so that scripts can put defaults in front of a person's options.
+  app.option_defaults()->multi_option_policy(CLI::MultiOptionPolicy::TakeLast);
   app.footer(
       "Examples:\n"
       "  nanoflow generate --model ./SmolLM2 --prompt \"The capital of France is\"\n"

@@ -65,6 +65,10 @@ class Inspect(Case):
         self.assertGreater(report["kv_tokens_that_fit"], 0)
         self.assertIn("architecture  LlamaForCausalLM", run("inspect", MODELS / "gguf_llama3" / "model.gguf").stdout)
 
+    def test_the_later_of_two_values_wins(self):
+        report = run("inspect", MODELS / "file_llama_f32", "--json", "--dtype", "bfloat16", "--dtype", "float32").stdout
+        self.assertEqual(json.loads(report)["compute_dtype"], "float32")
+
     def test_version_and_help(self):
         self.assertRegex(run("--version").stdout, r"^nanoflow \d+\.\d+\.\d+ \(")
         for command in (["generate"], ["run-batch"], ["bench", "throughput"], ["pull"], ["inspect"]):

@@ -1,7 +1,7 @@
 """Renders chat templates with transformers, as the text that ours must equal byte for byte.
 
 Writes tests/fixtures/chat_template/snippets.json (the language, from template_snippets.py) and
-chats.json (real templates, by file name in .deps/templates, see fetch_test_templates.sh). Run by
+chats.json (real templates, by file name in .deps/templates, see fetch_test_inputs.sh). Run by
 hand with a Python that has transformers and jinja2; the tests need only the written files.
 """
 

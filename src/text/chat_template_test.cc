@@ -40,7 +40,7 @@ fs::path template_dir() {
 
 TEST(ChatTemplateGolden, RealTemplatesEqualTransformers) {
   if (!fs::is_directory(template_dir())) {
-    FAIL() << template_dir() << " is missing; run tools/fetch_test_templates.sh";
+    FAIL() << template_dir() << " is missing; run ./test.sh, which fetches it";
   }
   const Json golden = json(read_file(std::string(NANOFLOW_FIXTURES) + "/chat_template/chats.json"));
   SpecialTokens tokens;

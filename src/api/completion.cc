@@ -1,6 +1,7 @@
 #include "api/completion.h"
 
 #include <algorithm>
+#include <span>
 
 #include <fmt/format.h>
 
@@ -9,15 +10,18 @@
 namespace nanoflow {
 namespace {
 
+/// `literal`: bytes of `text` that must not become control tokens.
 Result<EncodedPrompt> encode_text(const TextModel& model, const OpenAiRequest& request,
-                                  const std::string& text) {
+                                  const std::string& text, std::span<const TextSpan> literal) {
   const bool chat = request.endpoint == Endpoint::kChatCompletions;
   if (!model.tokenizer.has_value())
     return fail(ErrorCode::kUnsupported,
                 "this model was started without a tokenizer: send token ids", "prompt");
-  // A template writes its own bos token; a plain prompt gets the model's.
+  // A template writes its own bos token; a plain prompt gets the model's. Special tokens in a plain
+  // prompt are its sender's own.
   const EncodeOptions options{.add_special_tokens = request.add_special_tokens.value_or(!chat),
-                              .parse_special = true};
+                              .parse_special = true,
+                              .literal = literal};
   Result<std::vector<int32_t>> ids = model.tokenizer->encode(text, options);
   if (!ids.has_value()) return tl::unexpected(ids.error());
   return EncodedPrompt{std::move(*ids), text};
@@ -31,16 +35,17 @@ Result<EncodedPrompt> encode_chat(const TextModel& model, const OpenAiRequest& r
                                   .continue_final_message = request.continue_final_message,
                                   .tools = request.tools,
                                   .documents = request.documents,
-                                  .kwargs = request.template_kwargs};
-  const Result<std::string> text = model.chat_template->render(request.messages, options);
-  if (!text.has_value()) return tl::unexpected(text.error());
-  return encode_text(model, request, *text);
+                                  .kwargs = request.template_kwargs,
+                                  .parse_special_in_messages = request.parse_special_in_messages};
+  const Result<RenderedChat> chat = model.chat_template->render(request.messages, options);
+  if (!chat.has_value()) return tl::unexpected(chat.error());
+  return encode_text(model, request, chat->text, chat->literal);
 }
 
 Result<EncodedPrompt> encode_prompt(const TextModel& model, const OpenAiRequest& request,
                                     const Prompt& prompt) {
   if (const auto* text = std::get_if<std::string>(&prompt))
-    return encode_text(model, request, *text);
+    return encode_text(model, request, *text, {});
   EncodedPrompt encoded{std::get<std::vector<int32_t>>(prompt), {}};
   for (const int32_t id : encoded.ids) {
     if (id >= model.limits.vocab_size)

@@ -182,6 +182,7 @@ void read_chat(FieldReader& reader, OpenAiRequest& request) {
   }
   reader.read("add_generation_prompt", request.add_generation_prompt);
   reader.read("continue_final_message", request.continue_final_message);
+  reader.read("parse_special_in_messages", request.parse_special_in_messages);
   if (request.continue_final_message) {
     if (reader.find("add_generation_prompt") == nullptr) request.add_generation_prompt = false;
     if (request.add_generation_prompt)

@@ -36,6 +36,7 @@ struct OpenAiRequest {
   Json template_kwargs;  ///< chat_template_kwargs: object or null
   bool add_generation_prompt = true;
   bool continue_final_message = false;
+  bool parse_special_in_messages = false;  ///< our own: see ChatRenderOptions
 
   SamplingParams sampling;
   int64_t n = 1;

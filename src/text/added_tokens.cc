@@ -1,8 +1,20 @@
 #include "text/added_tokens.h"
 
+#include <algorithm>
+
 #include "text/unicode.h"
 
 namespace nanoflow {
+namespace {
+
+/// Whether bytes [begin, end) and `spans` (in order, disjoint) have one in common.
+bool overlaps(std::span<const TextSpan> spans, size_t begin, size_t end) {
+  const auto first = std::partition_point(spans.begin(), spans.end(),
+                                          [&](const TextSpan& s) { return s.end <= begin; });
+  return first != spans.end() && first->begin < end;
+}
+
+}  // namespace
 
 AddedTokenMatcher::AddedTokenMatcher(const std::vector<AddedTokenPattern>& patterns)
     : patterns_(patterns), nodes_(1) {
@@ -38,7 +50,8 @@ const AddedTokenMatcher::Node* AddedTokenMatcher::child(const Node& node,
   return nullptr;
 }
 
-AddedTokenMatcher::Match AddedTokenMatcher::find(std::string_view text, size_t pos) const {
+AddedTokenMatcher::Match AddedTokenMatcher::find(std::string_view text, size_t pos,
+                                                 std::span<const TextSpan> literal) const {
   if (patterns_.empty()) return {};
   for (size_t begin = pos; begin < text.size(); ++begin) {
     if (!starts_[static_cast<unsigned char>(text[begin])]) continue;
@@ -47,7 +60,10 @@ AddedTokenMatcher::Match AddedTokenMatcher::find(std::string_view text, size_t p
     for (size_t i = begin; i < text.size(); ++i) {
       node = child(*node, static_cast<unsigned char>(text[i]));
       if (!node) break;
-      if (node->pattern >= 0) longest = node->pattern;
+      if (node->pattern < 0) continue;
+      const bool refused =
+          patterns_[static_cast<size_t>(node->pattern)].special && overlaps(literal, begin, i + 1);
+      if (!refused) longest = node->pattern;
     }
     if (longest < 0) continue;
     const AddedTokenPattern& pattern = patterns_[static_cast<size_t>(longest)];

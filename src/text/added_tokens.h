@@ -3,10 +3,13 @@
 
 #include <array>
 #include <cstdint>
+#include <span>
 #include <string>
 #include <string_view>
 #include <utility>
 #include <vector>
+
+#include "text/text_span.h"
 
 namespace nanoflow {
 
@@ -17,6 +20,7 @@ struct AddedTokenPattern {
   bool lstrip = false;       ///< swallows white space to its left
   bool rstrip = false;       ///< ... to its right
   bool single_word = false;  ///< only where no word character is beside it
+  bool special = false;      ///< a control token, which literal text does not spell
 };
 
 /// A trie over the tokens' bytes. Immutable; thread-safe.
@@ -33,8 +37,11 @@ class AddedTokenMatcher {
   [[nodiscard]] bool empty() const { return patterns_.empty(); }
 
   /// The first match at or after `pos`, the longest of those that start there; id -1 if none.
-  /// `pos` is where the previous match ended. Time: the text's length times the longest token's.
-  [[nodiscard]] Match find(std::string_view text, size_t pos) const;
+  /// `pos` is where the previous match ended. Special tokens that share a byte with `literal` (in
+  /// order, disjoint) are no match. Time: the text's length times the longest token's, and
+  /// logarithmic in the spans for each special token found.
+  [[nodiscard]] Match find(std::string_view text, size_t pos,
+                           std::span<const TextSpan> literal = {}) const;
 
  private:
   struct Node {

@@ -127,16 +127,22 @@ Result<std::string> tag_final_message(Json& messages) {
 }
 
 // Cuts `rendered` at the tag.
-Result<std::string> cut_at_tag(const std::string& rendered, const std::string& final_text) {
-  const std::string_view text = jinja::strip(final_text, nullptr, true, true);
-  const size_t at = rendered.rfind(kTagWord);
-  if (at == std::string::npos || rendered.find(text) == std::string::npos) {
+Result<void> cut_at_tag(RenderedChat& rendered, const std::string& final_text) {
+  const std::string_view wanted = jinja::strip(final_text, nullptr, true, true);
+  const std::string_view text = rendered.text;
+  const size_t at = text.rfind(kTagWord);
+  if (at == std::string::npos || text.find(wanted) == std::string::npos) {
     return cannot_continue("the chat template does not write the final message as it is");
   }
-  const std::string_view head = std::string_view(rendered).substr(0, at);
-  if (std::string_view(rendered).substr(at).starts_with(kTag)) return std::string(head);
-  // The template trimmed the message; so must the open end be.
-  return std::string(jinja::strip(head, nullptr, false, true));
+  std::string_view head = text.substr(0, at);
+  // Where the template trimmed the message, the open end must be trimmed, too.
+  if (!text.substr(at).starts_with(kTag)) head = jinja::strip(head, nullptr, false, true);
+  rendered.text.resize(head.size());
+  std::erase_if(rendered.literal, [&](const TextSpan& s) { return s.begin >= head.size(); });
+  if (!rendered.literal.empty()) {
+    rendered.literal.back().end = std::min(rendered.literal.back().end, head.size());
+  }
+  return {};
 }
 
 Result<void> check_kwargs(const Json& kwargs) {
@@ -168,6 +174,52 @@ Result<void> check_list_of_objects(const Json& list, std::string_view name) {
     return fail(ErrorCode::kInvalidArgument, param + " must be an object", param);
   }
   return {};
+}
+
+/// Words that templates build markers from: roles, and options given as kwargs.
+bool is_plain_word(std::string_view text) {
+  return std::all_of(text.begin(), text.end(), [](char c) {
+    return (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z') || (c >= '0' && c <= '9') || c == '_' ||
+           c == '-';
+  });
+}
+
+/// Views of every string and key in `json`.
+void collect_texts(const Json& json, std::vector<std::string_view>& texts) {
+  if (json.is_string()) {
+    texts.push_back(json.as_string());
+  } else if (json.is_array()) {
+    for (const Json& item : json.as_array()) collect_texts(item, texts);
+  } else if (json.is_object()) {
+    for (const auto& [key, value] : json.as_object()) {
+      texts.push_back(key);
+      collect_texts(value, texts);
+    }
+  }
+}
+
+/// The same for an object, without the member `option` (every member when "") where its value is a
+/// plain word.
+void collect_texts_but(const Json& object, std::string_view option,
+                       std::vector<std::string_view>& texts) {
+  for (const auto& [key, value] : object.as_object()) {
+    const bool trusted =
+        (option.empty() || key == option) && value.is_string() && is_plain_word(value.as_string());
+    texts.push_back(key);
+    if (!trusted) collect_texts(value, texts);
+  }
+}
+
+/// What of a request is its own text (RenderedChat::literal).
+std::vector<std::string_view> literal_texts(const Json& messages,
+                                            const ChatRenderOptions& options) {
+  std::vector<std::string_view> texts;
+  if (options.parse_special_in_messages) return texts;
+  for (const Json& message : messages.as_array()) collect_texts_but(message, "role", texts);
+  collect_texts(options.tools, texts);
+  collect_texts(options.documents, texts);
+  if (options.kwargs.is_object()) collect_texts_but(options.kwargs, {}, texts);
+  return texts;
 }
 
 Result<void> check_options(const ChatRenderOptions& options) {
@@ -216,8 +268,8 @@ ChatTemplate ChatTemplate::compile(std::vector<ChatTemplateSource> sources,
   return ChatTemplate(std::move(impl));
 }
 
-Result<std::string> ChatTemplate::render(const Json& messages,
-                                         const ChatRenderOptions& options) const {
+Result<RenderedChat> ChatTemplate::render(const Json& messages,
+                                          const ChatRenderOptions& options) const {
   if (Result<void> r = check_chat_messages(messages); !r) return tl::unexpected(r.error());
   if (Result<void> r = check_options(options); !r) return tl::unexpected(r.error());
   const Compiled& chosen = impl_->pick(!options.tools.is_null());
@@ -227,7 +279,7 @@ Result<std::string> ChatTemplate::render(const Json& messages,
   std::string final_text;
   if (options.continue_final_message) {
     Result<std::string> tagged = tag_final_message(*prepared);
-    if (!tagged) return tagged;
+    if (!tagged) return tl::unexpected(tagged.error());
     final_text = std::move(*tagged);
   }
 
@@ -246,9 +298,15 @@ Result<std::string> ChatTemplate::render(const Json& messages,
   context.variables.emplace_back("tools", &options.tools);
   context.variables.emplace_back("documents", &options.documents);
   context.variables.emplace_back("add_generation_prompt", &generation);
+  context.literal_texts = literal_texts(*prepared, options);
   try {
-    std::string rendered = jinja::render(*chosen.program, context);
-    if (options.continue_final_message) return cut_at_tag(rendered, final_text);
+    jinja::Rendered out = jinja::render(*chosen.program, context);
+    RenderedChat rendered{std::move(out.text), std::move(out.literal)};
+    if (options.continue_final_message) {
+      if (Result<void> cut = cut_at_tag(rendered, final_text); !cut) {
+        return tl::unexpected(cut.error());
+      }
+    }
     return rendered;
   } catch (const TemplateError& error) {
     return render_failure(error);

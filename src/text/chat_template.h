@@ -13,6 +13,7 @@
 
 #include "base/json.h"
 #include "base/result.h"
+#include "text/text_span.h"
 
 namespace nanoflow {
 
@@ -43,6 +44,19 @@ struct ChatRenderOptions {
   Json tools;      ///< array of tool objects as in the request; null: none
   Json documents;  ///< array of objects for retrieval templates; null: none
   Json kwargs;     ///< object of extra template variables (chat_template_kwargs); null: none
+  /// Special-token text inside the request's strings becomes control tokens, as in transformers.
+  /// Only for callers that wrote every message themselves.
+  bool parse_special_in_messages = false;
+};
+
+/// A conversation as prompt text.
+struct RenderedChat {
+  std::string text;
+  /// Bytes of `text` that the request wrote, in order: message contents, names, tool calls and
+  /// results, tools, documents, kwargs, in whatever way the template passed them on. Not roles and
+  /// kwargs that are one plain word, which templates build their markers from ('<|' + role + '|>').
+  /// Empty with parse_special_in_messages. For EncodeOptions::literal.
+  std::vector<TextSpan> literal;
 };
 
 /// A compiled template. Immutable and thread-safe; rendering allocates its own state.
@@ -58,13 +72,14 @@ class ChatTemplate {
                               WallClock clock = system_wall_clock);
 
   /// Renders `messages` (array of objects with "role" and "content") into the prompt text.
-  /// Must equal transformers' apply_chat_template(tokenize=False) byte for byte.
+  /// The text must equal transformers' apply_chat_template(tokenize=False) byte for byte; where it
+  /// came from is invisible to the template, so marking it changes no test and no filter.
   /// Errors: kInvalidArgument with a param like "messages[2].content" for malformed messages, with
   /// the template's own words when it calls raise_exception, and with the template's line when
   /// rendering fails; kResourceExhausted when the template exceeds its step, memory or output
   /// limit. Bounded in time and memory for any template and input. Thread-safe.
-  [[nodiscard]] Result<std::string> render(const Json& messages,
-                                           const ChatRenderOptions& options) const;
+  [[nodiscard]] Result<RenderedChat> render(const Json& messages,
+                                            const ChatRenderOptions& options) const;
 
   /// How the default template takes content.
   [[nodiscard]] ContentFormat content_format() const;

@@ -69,10 +69,10 @@ TEST(ChatTemplateGolden, RealTemplatesEqualTransformers) {
         }
       }
       ++total;
-      const Result<std::string> got = chat.render(*input.find("messages"), options);
+      const Result<RenderedChat> got = chat.render(*input.find("messages"), options);
       const Json* text = want.find("text");
       if (text == nullptr) {
-        EXPECT_FALSE(got.has_value()) << *got;
+        EXPECT_FALSE(got.has_value()) << got->text;
         if (got.has_value()) continue;
         if (want.find("raised")->as_bool()) {
           EXPECT_EQ(got.error().message, want.find("error")->as_string());
@@ -81,8 +81,8 @@ TEST(ChatTemplateGolden, RealTemplatesEqualTransformers) {
         continue;
       }
       ASSERT_TRUE(got.has_value()) << got.error().message;
-      EXPECT_EQ(*got, text->as_string());
-      equal += *got == text->as_string() ? 1 : 0;
+      EXPECT_EQ(got->text, text->as_string());
+      equal += got->text == text->as_string() ? 1 : 0;
     }
   }
   EXPECT_EQ(equal, total);
@@ -96,10 +96,10 @@ constexpr const char* kPlain =
 
 TEST(ChatTemplateRender, AddsTheGenerationPromptOnRequest) {
   const ChatTemplate chat = compile(kPlain);
-  EXPECT_EQ(chat.render(user("a"), {}).value(), "<user>a<assistant>");
+  EXPECT_EQ(chat.render(user("a"), {}).value().text, "<user>a<assistant>");
   ChatRenderOptions options;
   options.add_generation_prompt = false;
-  EXPECT_EQ(chat.render(user("a"), options).value(), "<user>a");
+  EXPECT_EQ(chat.render(user("a"), options).value().text, "<user>a");
 }
 
 TEST(ChatTemplateRender, PassesTokensAndKwargs) {
@@ -110,7 +110,7 @@ TEST(ChatTemplateRender, PassesTokensAndKwargs) {
   ChatRenderOptions options;
   options.kwargs = json(R"({"x": [1, null], "pad_token": "mine"})");
   options.documents = json(R"([{"title": "T"}])");
-  EXPECT_EQ(chat.render(user("a"), options).value(), "<s>[1, None]mineTrueT2023");
+  EXPECT_EQ(chat.render(user("a"), options).value().text, "<s>[1, None]mineTrueT2023");
 }
 
 TEST(ChatTemplateRender, ContentPartsAreJoinedOnlyForTemplatesThatWantText) {
@@ -118,7 +118,7 @@ TEST(ChatTemplateRender, ContentPartsAreJoinedOnlyForTemplatesThatWantText) {
       [{"type": "text", "text": "a"}, {"type": "text", "text": "b"}]}])");
   const ChatTemplate plain = compile(kPlain);
   EXPECT_EQ(plain.content_format(), ContentFormat::kString);
-  EXPECT_EQ(plain.render(parts, {}).value(), "<user>a\nb<assistant>");
+  EXPECT_EQ(plain.render(parts, {}).value().text, "<user>a\nb<assistant>");
   for (const char* source :
        {"{% for m in messages %}{% for p in m['content'] %}{{ p.text }};{% endfor %}{% endfor %}",
         "{% for m in messages %}{% set c = m.content %}{% for p in c %}{{ p.text }};{% endfor %}"
@@ -127,7 +127,7 @@ TEST(ChatTemplateRender, ContentPartsAreJoinedOnlyForTemplatesThatWantText) {
         "%}"}) {
     const ChatTemplate walking = compile(source);
     EXPECT_EQ(walking.content_format(), ContentFormat::kParts) << source;
-    EXPECT_EQ(walking.render(parts, {}).value(), "a;b;");
+    EXPECT_EQ(walking.render(parts, {}).value().text, "a;b;");
   }
 }
 
@@ -144,10 +144,10 @@ TEST(ChatTemplateRender, ToolArgumentsGivenAsTextBecomeObjects) {
     messages.as_array()[0].set("tool_calls", calls);
     return messages;
   };
-  EXPECT_EQ(chat.render(call(R"({"city": "Köln"})"), {}).value(), "Köln");
-  EXPECT_EQ(chat.render(call(""), {}).value(), "");
+  EXPECT_EQ(chat.render(call(R"({"city": "Köln"})"), {}).value().text, "Köln");
+  EXPECT_EQ(chat.render(call(""), {}).value().text, "");
   for (const char* bad : {"{", "[1]", "3"}) {
-    const Result<std::string> got = chat.render(call(bad), {});
+    const Result<RenderedChat> got = chat.render(call(bad), {});
     ASSERT_FALSE(got.has_value());
     EXPECT_EQ(got.error().param, "messages[0].tool_calls[0].function.arguments");
   }
@@ -156,11 +156,11 @@ TEST(ChatTemplateRender, ToolArgumentsGivenAsTextBecomeObjects) {
 TEST(ChatTemplateRender, PicksTheToolTemplateWhenThereAreTools) {
   const ChatTemplate chat =
       ChatTemplate::compile({{"tool_use", "TOOLS", "a"}, {"default", "PLAIN", "b"}}, {});
-  EXPECT_EQ(chat.render(user("a"), {}).value(), "PLAIN");
+  EXPECT_EQ(chat.render(user("a"), {}).value().text, "PLAIN");
   EXPECT_EQ(chat.origin(), "b");
   ChatRenderOptions options;
   options.tools = json(R"([{"type": "function", "function": {"name": "f"}}])");
-  EXPECT_EQ(chat.render(user("a"), options).value(), "TOOLS");
+  EXPECT_EQ(chat.render(user("a"), options).value().text, "TOOLS");
 }
 
 TEST(ChatTemplateRender, ContinuesTheFinalMessage) {
@@ -170,9 +170,9 @@ TEST(ChatTemplateRender, ContinuesTheFinalMessage) {
   options.add_generation_prompt = false;
   options.continue_final_message = true;
   const ChatTemplate keeps = compile("{% for m in messages %}[{{ m.content }}]{% endfor %}");
-  EXPECT_EQ(keeps.render(messages, options).value(), "[q][The answer ");
+  EXPECT_EQ(keeps.render(messages, options).value().text, "[q][The answer ");
   const ChatTemplate trims = compile("{% for m in messages %}[{{ m.content | trim }}]{% endfor %}");
-  EXPECT_EQ(trims.render(messages, options).value(), "[q][The answer");
+  EXPECT_EQ(trims.render(messages, options).value().text, "[q][The answer");
   const ChatTemplate drops = compile("{{ messages[0].content }}");
   EXPECT_EQ(drops.render(messages, options).error().param, "continue_final_message");
   options.add_generation_prompt = true;
@@ -192,12 +192,12 @@ TEST(ChatTemplateErrors, BadTemplatesAreEnvironmentErrorsThatNameOriginAndLine) 
 
 TEST(ChatTemplateErrors, RaiseExceptionEndsTheRequestInTheTemplatesOwnWords) {
   const ChatTemplate chat = compile("{{ raise_exception('Roles must alternate!') }}");
-  const Result<std::string> got = chat.render(user("a"), {});
+  const Result<RenderedChat> got = chat.render(user("a"), {});
   EXPECT_EQ(got.error().code, ErrorCode::kInvalidArgument);
   EXPECT_EQ(got.error().message, "Roles must alternate!");
-  const Result<std::string> run = compile("\n{{ messages[0].x.y }}").render(user("a"), {});
+  const Result<RenderedChat> run = compile("\n{{ messages[0].x.y }}").render(user("a"), {});
   EXPECT_NE(run.error().message.find("template line 2"), std::string::npos) << run.error().message;
-  const Result<std::string> limit =
+  const Result<RenderedChat> limit =
       compile("{% macro m() %}{{ m() }}{% endmacro %}{{ m() }}").render(user("a"), {});
   EXPECT_EQ(limit.error().code, ErrorCode::kResourceExhausted);
 }
@@ -205,8 +205,8 @@ TEST(ChatTemplateErrors, RaiseExceptionEndsTheRequestInTheTemplatesOwnWords) {
 TEST(ChatTemplateErrors, MalformedMessagesNameTheField) {
   const ChatTemplate chat = compile(kPlain);
   const auto param = [&](const char* messages) {
-    const Result<std::string> got = chat.render(json(messages), {});
-    return got.has_value() ? "rendered " + *got : got.error().param;
+    const Result<RenderedChat> got = chat.render(json(messages), {});
+    return got.has_value() ? "rendered " + got->text : got.error().param;
   };
   EXPECT_EQ(param("{}"), "messages");
   EXPECT_EQ(param("[]"), "messages");
@@ -236,8 +236,8 @@ TEST(ChatTemplateErrors, MalformedMessagesNameTheField) {
 TEST(ChatTemplateErrors, BadOptionsNameTheField) {
   const ChatTemplate chat = compile(kPlain);
   const auto param = [&](const ChatRenderOptions& options) {
-    const Result<std::string> got = chat.render(user("a"), options);
-    return got.has_value() ? "rendered " + *got : got.error().param;
+    const Result<RenderedChat> got = chat.render(user("a"), options);
+    return got.has_value() ? "rendered " + got->text : got.error().param;
   };
   ChatRenderOptions options;
   options.tools = 3;
@@ -345,7 +345,7 @@ TEST_F(ChatTemplateFiles, GgufCarriesTemplatesAndTokens) {
 
 TEST_F(ChatTemplateFiles, BuiltInsAndFilesAreLoadedByName) {
   const ChatTemplate chatml = ChatTemplate::compile(load_chat_template("chatml"), {});
-  EXPECT_EQ(chatml.render(user("a"), {}).value(),
+  EXPECT_EQ(chatml.render(user("a"), {}).value().text,
             "<|im_start|>user\na<|im_end|>\n<|im_start|>assistant\n");
   const ChatTemplate llama = ChatTemplate::compile(load_chat_template("llama-2"),
                                                    {{"bos_token", "<s>"}, {"eos_token", "</s>"}});
@@ -354,7 +354,8 @@ TEST_F(ChatTemplateFiles, BuiltInsAndFilesAreLoadedByName) {
       {"role": "user", "content": " a "}, {"role": "assistant", "content": "b"},
       {"role": "user", "content": "c"}])"),
                         {})
-                .value(),
+                .value()
+                .text,
             "<s>[INST] <<SYS>>\nS\n<</SYS>>\n\n a [/INST] b </s><s>[INST] c [/INST]");
   EXPECT_EQ(llama.render(json(R"([{"role": "assistant", "content": "b"}])"), {}).error().message,
             "Conversation roles must alternate user/assistant/user/assistant/...");

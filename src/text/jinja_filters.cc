@@ -64,7 +64,7 @@ Value title_filter(Heap& heap, const Value& in, const Args& raw) {
                         : std::string_view(word.data(), word.size() + at - begin);
   }
   flush();
-  return with_markup(heap.string(out), text);
+  return with_markup(heap.string_from(out, text.text()), text);
 }
 
 Value string_filter(Heap& heap, const Value& in, const Args& raw) {
@@ -110,23 +110,24 @@ Value indent_filter(Heap& heap, const Value& in, const Args& raw) {
     require_defined(in);
     raise(fmt::format("indent: expected a string, not {}", type_name(in)));
   }
-  Text pad(heap);
-  if (args.get(0).is_string()) {
-    pad.add(args.get(0).text());
-  } else {
-    pad.fill(static_cast<size_t>(std::max<int64_t>(0, args.integer(0, 4))), ' ');
+  Value pad = args.get(0);
+  if (!pad.is_string()) {
+    Text spaces(heap);
+    spaces.fill(static_cast<size_t>(std::max<int64_t>(0, args.integer(0, 4))), ' ');
+    pad = spaces.finish();
   }
   const bool blank = args.flag(2);
   // Python appends a newline before splitlines, so that a final one survives.
   Text whole(heap);
   whole.add(in.text());
   whole.add("\n");
+  const Value text = whole.finish();
   Text out(heap);
-  if (args.flag(1)) out.add(pad.str());
+  if (args.flag(1)) out.add(pad.text());
   bool first = true;
-  for (const std::string_view line : splitlines(whole.str(), false)) {
+  for (const std::string_view line : splitlines(text.text(), false)) {
     if (!first) out.add("\n");
-    if (!first && (blank || !line.empty())) out.add(pad.str());
+    if (!first && (blank || !line.empty())) out.add(pad.text());
     out.add(line);
     first = false;
   }

@@ -92,20 +92,20 @@ std::string convert_float(const Spec& spec, const Value& v) {
   return s;
 }
 
-std::string convert(Heap& heap, const Spec& spec, const Value& v) {
+std::string_view convert(Heap& heap, const Spec& spec, const Value& v) {
   switch (spec.conversion) {
     case 'd':
     case 'i':
     case 'u':
     case 'x':
     case 'X':
-    case 'o': return convert_int(spec, v);
+    case 'o': return heap.string(convert_int(spec, v)).text();
     case 'e':
     case 'E':
     case 'f':
     case 'F':
     case 'g':
-    case 'G': return convert_float(spec, v);
+    case 'G': return heap.string(convert_float(spec, v)).text();
     case 's':
     case 'r': {
       Text text(heap);
@@ -113,7 +113,7 @@ std::string convert(Heap& heap, const Spec& spec, const Value& v) {
         append_str(text, heap, v);
       else
         append_repr(text, heap, v);
-      const std::string& s = text.str();
+      const std::string_view s = text.finish().text();
       if (spec.precision < 0) return s;
       return s.substr(0, utf8_offset(s, static_cast<size_t>(spec.precision)));
     }
@@ -121,7 +121,7 @@ std::string convert(Heap& heap, const Spec& spec, const Value& v) {
   }
 }
 
-void add_padded(Text& out, const Spec& spec, std::string s) {
+void add_padded(Text& out, const Spec& spec, std::string_view s) {
   const auto width = static_cast<size_t>(spec.width);
   const size_t size = utf8_length(s);
   const size_t padding = width > size ? width - size : 0;
@@ -131,8 +131,9 @@ void add_padded(Text& out, const Spec& spec, std::string s) {
     out.fill(padding, ' ');
   } else if (spec.zero && number) {
     const size_t sign_size = !s.empty() && (s[0] == '-' || s[0] == '+' || s[0] == ' ') ? 1 : 0;
-    s.insert(sign_size, padding, '0');
-    out.add(s);
+    out.add(s.substr(0, sign_size));
+    out.fill(padding, '0');
+    out.add(s.substr(sign_size));
   } else {
     out.fill(padding, ' ');
     out.add(s);
@@ -226,14 +227,15 @@ Value brace_format(Heap& heap, std::string_view format, const Args& args) {
 
 Value escape_html(Heap& heap, const Value& text) {
   Text out(heap);
-  for (const char c : text.text()) {
-    switch (c) {
-      case '&': out.add("&amp;"); break;
-      case '<': out.add("&lt;"); break;
-      case '>': out.add("&gt;"); break;
-      case '\'': out.add("&#39;"); break;
-      case '"': out.add("&#34;"); break;
-      default: out.add(std::string_view(&c, 1)); break;
+  for (size_t at = 0; at < text.size; ++at) {
+    const std::string_view c = text.text().substr(at, 1);
+    switch (c[0]) {
+      case '&': out.add_from("&amp;", c); break;
+      case '<': out.add_from("&lt;", c); break;
+      case '>': out.add_from("&gt;", c); break;
+      case '\'': out.add_from("&#39;", c); break;
+      case '"': out.add_from("&#34;", c); break;
+      default: out.add(c); break;
     }
   }
   Value v = out.finish();

@@ -120,7 +120,7 @@ Value Machine::strftime_now(const Args& raw) {
   char buffer[kMaxBytes];
   const size_t size = std::strftime(buffer, sizeof(buffer), marked.c_str(), &parts);
   if (size == 0) raise("strftime_now: the result is too long");
-  return heap_.string(std::string_view(buffer, size - 1));
+  return heap_.string_from(std::string_view(buffer, size - 1), format);
 }
 
 Value Machine::loop_attribute(LoopState& loop, std::string_view name) {

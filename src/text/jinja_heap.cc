@@ -1,5 +1,7 @@
 // Memory and meter of one render.
+#include <algorithm>
 #include <cstring>
+#include <iterator>
 #include <memory>
 #include <unordered_map>
 
@@ -46,7 +48,68 @@ Value Heap::string(std::string_view text) {
   if (text.empty()) return Value::of(std::string_view(""));
   char* copy = allocate<char>(text.size());
   std::memcpy(copy, text.data(), text.size());
+  inherit(text, copy);
   return Value::of(std::string_view(copy, text.size()));
+}
+
+Value Heap::string_from(std::string_view text, std::string_view source) {
+  const Value copy = string(text);
+  if (any_literal(source)) mark_literal(copy.text());
+  return copy;
+}
+
+void Heap::mark_literal(std::string_view text) {
+  if (text.empty()) return;
+  constexpr size_t kNodeBytes = 64;  // of the map, as glibc allocates it
+  charge(4);
+  const char* begin = text.data();
+  const char* end = begin + text.size();
+  auto at = literal_.lower_bound(begin);
+  if (at != literal_.begin() && std::prev(at)->second >= begin) --at;
+  const size_t before = literal_.size();
+  // Swallows what overlaps or touches.
+  while (at != literal_.end() && at->first <= end) {
+    begin = std::min(begin, at->first);
+    end = std::max(end, at->second);
+    at = literal_.erase(at);
+  }
+  literal_.emplace_hint(at, begin, end);
+  if (literal_.size() > before) count_bytes(kNodeBytes);
+}
+
+void Heap::inherit(std::string_view from, const char* to) {
+  if (literal_.empty()) return;
+  std::vector<TextSpan> spans;
+  add_literal_spans(from, 0, spans);
+  for (const TextSpan& span : spans) mark_literal({to + span.begin, span.end - span.begin});
+}
+
+bool Heap::any_literal(std::string_view text) const {
+  if (literal_.empty() || text.empty()) return false;
+  const auto after = literal_.lower_bound(text.data() + text.size());
+  return after != literal_.begin() && std::prev(after)->second > text.data();
+}
+
+void Heap::add_literal_spans(std::string_view text, size_t shift,
+                             std::vector<TextSpan>& out) const {
+  if (literal_.empty() || text.empty()) return;
+  const char* const begin = text.data();
+  const char* const end = begin + text.size();
+  auto at = literal_.upper_bound(begin);
+  if (at != literal_.begin() && std::prev(at)->second > begin) --at;
+  for (; at != literal_.end() && at->first < end; ++at) {
+    const size_t first = at->first <= begin ? 0 : static_cast<size_t>(at->first - begin);
+    const size_t last = at->second >= end ? text.size() : static_cast<size_t>(at->second - begin);
+    append_span(out, {shift + first, shift + last});
+  }
+}
+
+Value Text::finish() const {
+  const Value v = heap_.string(text_);
+  for (const TextSpan& span : literal_) {
+    heap_.mark_literal(v.text().substr(span.begin, span.end - span.begin));
+  }
+  return v;
 }
 
 Value Heap::list(const std::vector<Value>& items, Kind kind) {

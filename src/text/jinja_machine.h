@@ -54,7 +54,7 @@ class Machine {
   Machine(const Program& program, const Context& context);
   Machine(const Machine&) = delete;
   Machine& operator=(const Machine&) = delete;
-  std::string run();
+  Rendered run();
 
  private:
   // jinja_expressions.cc
@@ -131,7 +131,7 @@ class Machine {
   Heap heap_;
   std::vector<std::unique_ptr<Scope>> scopes_;
   Scope* scope_ = nullptr;
-  std::string* out_ = nullptr;
+  Rendered* out_ = nullptr;
   size_t open_output_bytes_ = 0;  // in the output and all captures that are not finished
   int depth_ = 0;
   int line_ = 0;  // of the node that was entered last

@@ -224,10 +224,10 @@ Value case_method(Heap& heap, std::string_view name, std::string_view text, cons
   const Bound args(name, raw, {});
   heap.charge(text.size());
   heap.check_room(text.size() * 3);
-  if (name == "upper") return heap.string(upper(text));
-  if (name == "lower") return heap.string(lower(text));
-  if (name == "title") return heap.string(title(text));
-  if (name == "capitalize") return heap.string(capitalize(text));
+  if (name == "upper") return heap.string_from(upper(text), text);
+  if (name == "lower") return heap.string_from(lower(text), text);
+  if (name == "title") return heap.string_from(title(text), text);
+  if (name == "capitalize") return heap.string_from(capitalize(text), text);
   return Value::of(is_class(text, name));
 }
 

@@ -108,6 +108,8 @@ Value add_strings(Heap& heap, Value a, Value b) {
   char* text = heap.allocate<char>(a.size + b.size);
   std::copy_n(a.chars, a.size, text);
   std::copy_n(b.chars, b.size, text + a.size);
+  heap.inherit(a.text(), text);
+  heap.inherit(b.text(), text + a.size);
   Value v = Value::of(std::string_view(text, a.size + b.size));
   v.markup = markup;
   return v;
@@ -128,7 +130,10 @@ Value repeat(Heap& heap, const Value& v, int64_t count) {
   heap.charge(total / 16);
   if (v.is_string()) {
     char* text = heap.allocate<char>(total);
-    for (size_t i = 0; i < total; i += v.size) std::copy_n(v.chars, v.size, text + i);
+    for (size_t i = 0; i < total; i += v.size) {
+      std::copy_n(v.chars, v.size, text + i);
+      heap.inherit(v.text(), text + i);
+    }
     Value out = Value::of(std::string_view(text, total));
     out.markup = v.markup;
     return out;

@@ -39,30 +39,35 @@ void append_string_repr(Text& out, std::string_view text) {
   const bool has_single = text.find('\'') != std::string_view::npos;
   const bool has_double = text.find('"') != std::string_view::npos;
   const char quote = has_single && !has_double ? '"' : '\'';
-  std::string s(1, quote);
+  const std::string_view quotes(&quote, 1);
+  out.add(quotes);
+  size_t plain = 0;  // start of the characters that print as themselves
   for (size_t at = 0; at < text.size();) {
     const size_t begin = at;
     const char32_t c = next_char(text, at);
     const auto code = static_cast<uint32_t>(c);
+    std::string escape;
     if (c == static_cast<unsigned char>(quote) || c == '\\') {
-      s += '\\';
-      s += static_cast<char>(c);
+      escape = {'\\', static_cast<char>(c)};
     } else if (c == '\n') {
-      s += "\\n";
+      escape = "\\n";
     } else if (c == '\r') {
-      s += "\\r";
+      escape = "\\r";
     } else if (c == '\t') {
-      s += "\\t";
+      escape = "\\t";
     } else if (is_printable(c)) {
-      s += text.substr(begin, at - begin);
+      continue;
     } else {
-      s += code < 0x100     ? fmt::format("\\x{:02x}", code)
-           : code < 0x10000 ? fmt::format("\\u{:04x}", code)
-                            : fmt::format("\\U{:08x}", code);
+      escape = code < 0x100     ? fmt::format("\\x{:02x}", code)
+               : code < 0x10000 ? fmt::format("\\u{:04x}", code)
+                                : fmt::format("\\U{:08x}", code);
     }
+    out.add(text.substr(plain, begin - plain));
+    out.add_from(escape, text.substr(begin, at - begin));
+    plain = at;
   }
-  s += quote;
-  out.add(s);
+  out.add(text.substr(plain));
+  out.add(quotes);
 }
 
 void append_items(Text& out, Heap& heap, const Value& v, int depth) {

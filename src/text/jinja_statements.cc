@@ -18,10 +18,11 @@ Machine::Machine(const Program& program, const Context& context)
   scope_ = enter_scope(nullptr);
 }
 
-std::string Machine::run() {
-  std::string output;
+Rendered Machine::run() {
+  Rendered output;
   out_ = &output;
   try {
+    for (const std::string_view text : context_.literal_texts) heap_.mark_literal(text);
     define_functions();
     for (const auto& [name, json] : context_.variables) {
       const Symbol symbol = find_symbol(name);
@@ -71,7 +72,10 @@ void Machine::write(std::string_view text) {
                                     heap_.limits().output_bytes >> 20));
   }
   open_output_bytes_ += text.size();
-  *out_ += text;
+  const size_t spans = out_->literal.size();
+  heap_.add_literal_spans(text, out_->text.size(), out_->literal);
+  heap_.count_bytes((out_->literal.size() - spans) * sizeof(TextSpan));
+  out_->text += text;
 }
 
 void Machine::write(const Value& v) {
@@ -80,12 +84,16 @@ void Machine::write(const Value& v) {
 }
 
 Value Machine::capture(const Body& body) {
-  std::string text;
-  std::string* outer = std::exchange(out_, &text);
+  Rendered captured;
+  Rendered* outer = std::exchange(out_, &captured);
   exec(body);
   out_ = outer;
-  open_output_bytes_ -= text.size();
-  return heap_.string(text);
+  open_output_bytes_ -= captured.text.size();
+  const Value v = heap_.string(captured.text);
+  for (const TextSpan& span : captured.literal) {
+    heap_.mark_literal(v.text().substr(span.begin, span.end - span.begin));
+  }
+  return v;
 }
 
 Flow Machine::exec(const Body& body) {
@@ -350,7 +358,7 @@ void Machine::bind_parameters(const MacroObject& macro, const Args& args) {
   }
 }
 
-std::string render(const Program& program, const Context& context) {
+Rendered render(const Program& program, const Context& context) {
   return Machine(program, context).run();
 }
 

@@ -48,36 +48,38 @@ Style read_style(const Bound& args) {
   return style;
 }
 
-void add_escape(std::string& out, uint32_t unit) {
-  out += fmt::format("\\u{:04x}", unit);
+/// What stands for `c` in a JSON string; "" when it stands for itself.
+std::string escape_of(char32_t c, bool ascii) {
+  switch (c) {
+    case '"': return "\\\"";
+    case '\\': return "\\\\";
+    case '\n': return "\\n";
+    case '\r': return "\\r";
+    case '\t': return "\\t";
+    case '\f': return "\\f";
+    case '\b': return "\\b";
+    default: break;
+  }
+  const auto code = static_cast<uint32_t>(c);
+  if (c < 0x20 || (ascii && c >= 0x7f && c < 0x10000)) return fmt::format("\\u{:04x}", code);
+  if (!ascii || c < 0x7f) return {};
+  return fmt::format("\\u{:04x}\\u{:04x}", 0xd800 + ((code - 0x10000) >> 10),
+                     0xdc00 + (code & 0x3ff));
 }
 
 void add_string(Text& out, std::string_view text, bool ascii) {
-  std::string s = "\"";
+  out.add("\"");
+  size_t plain = 0;  // start of the characters that stand for themselves
   for (size_t at = 0; at < text.size();) {
     const size_t begin = at;
-    const char32_t c = next_char(text, at);
-    switch (c) {
-      case '"': s += "\\\""; continue;
-      case '\\': s += "\\\\"; continue;
-      case '\n': s += "\\n"; continue;
-      case '\r': s += "\\r"; continue;
-      case '\t': s += "\\t"; continue;
-      case '\f': s += "\\f"; continue;
-      case '\b': s += "\\b"; continue;
-      default: break;
-    }
-    if (c < 0x20 || (ascii && c >= 0x7f && c < 0x10000)) {
-      add_escape(s, static_cast<uint32_t>(c));
-    } else if (ascii && c >= 0x10000) {
-      add_escape(s, 0xd800 + ((static_cast<uint32_t>(c) - 0x10000) >> 10));
-      add_escape(s, 0xdc00 + (static_cast<uint32_t>(c) & 0x3ff));
-    } else {
-      s += text.substr(begin, at - begin);
-    }
+    const std::string escape = escape_of(next_char(text, at), ascii);
+    if (escape.empty()) continue;
+    out.add(text.substr(plain, begin - plain));
+    out.add_from(escape, text.substr(begin, at - begin));
+    plain = at;
   }
-  s += '"';
-  out.add(s);
+  out.add(text.substr(plain));
+  out.add("\"");
 }
 
 std::string number(const Value& v) {

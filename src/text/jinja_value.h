@@ -4,6 +4,7 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <map>
 #include <memory>
 #include <stdexcept>
 #include <string>
@@ -11,6 +12,7 @@
 #include <vector>
 
 #include "base/json.h"
+#include "text/text_span.h"
 
 namespace nanoflow::jinja {
 
@@ -193,6 +195,10 @@ struct Limits {
 };
 
 /// Memory and meter of one render. Everything allocated lives until the Heap dies. Not thread-safe.
+///
+/// The heap also knows where text came from: a byte is *literal* when the request wrote it, and
+/// this is a property of its address. Slices keep it by being views; what copies text says so
+/// (string(), inherit(), Text). A template cannot see it, so it cannot lose it either.
 class Heap {
  public:
   explicit Heap(const Limits& limits) : limits_(limits), steps_left_(limits.steps) {}
@@ -213,8 +219,23 @@ class Heap {
     check_room(count > SIZE_MAX / sizeof(T) ? SIZE_MAX : count * sizeof(T));
     return static_cast<T*>(take(count * sizeof(T)));
   }
-  /// A copy of `text` in the heap, as a string value.
+  /// A copy of `text` in the heap, as a string value. Literal bytes stay literal.
   Value string(std::string_view text);
+  /// A copy of `text`, which was made from `source`: all of it is literal if any of `source` is.
+  Value string_from(std::string_view text, std::string_view source);
+  /// Makes `text` literal. It must live as long as the heap.
+  void mark_literal(std::string_view text);
+  /// `to` (in the heap, not marked yet) is a copy of `from`: marks the same bytes literal.
+  void inherit(std::string_view from, const char* to);
+  [[nodiscard]] bool any_literal(std::string_view text) const;
+  /// Appends the literal bytes of `text` to `out`, as offsets into `text` plus `shift`.
+  void add_literal_spans(std::string_view text, size_t shift, std::vector<TextSpan>& out) const;
+  /// Counts memory outside of the heap that grows with the request; throws kLimit when it is too
+  /// much.
+  void count_bytes(size_t bytes) {
+    check_room(bytes);
+    used_ += bytes;
+  }
   Value list(const std::vector<Value>& items, Kind kind = Kind::kList);
   Value iterator(const std::vector<Value>& items);
   /// Later duplicates replace the value and keep the place of the first, as in Python.
@@ -232,6 +253,7 @@ class Heap {
   std::vector<std::unique_ptr<std::byte[]>> blocks_;
   std::byte* free_ = nullptr;
   size_t free_bytes_ = 0;
+  std::map<const char*, const char*, std::less<>> literal_;  // begin to end; disjoint
   std::vector<std::unique_ptr<Namespace>> spaces_;
 };
 
@@ -239,22 +261,35 @@ class Heap {
 class Text {
  public:
   explicit Text(Heap& heap) : heap_(heap) {}
+  /// Literal bytes stay literal.
   void add(std::string_view text) {
-    heap_.check_room(text_.size() + text.size());
-    heap_.charge(1 + text.size() / 64);
-    text_ += text;
+    append(text);
+    heap_.add_literal_spans(text, text_.size() - text.size(), literal_);
+  }
+  /// Adds `text`, which was made from `source`: all of it is literal if any of `source` is.
+  void add_from(std::string_view text, std::string_view source) {
+    append(text);
+    if (text.empty() || !heap_.any_literal(source)) return;
+    append_span(literal_, {text_.size() - text.size(), text_.size()});
   }
   void fill(size_t count, char c) {
     heap_.check_room(count > SIZE_MAX / 2 ? count : text_.size() + count);
     heap_.charge(1 + count / 64);
     text_.append(count, c);
   }
-  [[nodiscard]] const std::string& str() const { return text_; }
-  [[nodiscard]] Value finish() const { return heap_.string(text_); }
+  /// The text as a value in the heap.
+  [[nodiscard]] Value finish() const;
 
  private:
+  void append(std::string_view text) {
+    heap_.check_room(text_.size() + text.size() + literal_.size() * sizeof(TextSpan));
+    heap_.charge(1 + text.size() / 64);
+    text_ += text;
+  }
+
   Heap& heap_;
   std::string text_;
+  std::vector<TextSpan> literal_;
 };
 
 /// Views strings of `json`, which must outlive the heap.

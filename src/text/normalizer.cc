@@ -55,7 +55,8 @@ std::string replace_all(std::string_view text, std::string_view from, std::strin
   return out.append(text, pos);
 }
 
-std::string_view Normalizer::normalize(std::string_view text, std::string& buffer) const {
+std::string_view Normalizer::normalize(std::string_view text, std::string& buffer,
+                                       bool at_start) const {
   if (text.empty()) return text;
   for (const Step& step : steps_) {
     if (const auto* form = std::get_if<UnicodeForm>(&step)) {
@@ -68,6 +69,7 @@ std::string_view Normalizer::normalize(std::string_view text, std::string& buffe
       }
       buffer = std::move(normal);
     } else if (const auto* prepend = std::get_if<PrependStep>(&step)) {
+      if (!at_start) continue;
       buffer = std::string(prepend->text).append(text);
     } else {
       const auto& replace = std::get<ReplaceStep>(step);

@@ -30,8 +30,9 @@ class Normalizer {
   explicit Normalizer(std::vector<Step> steps) : steps_(std::move(steps)) {}
 
   /// The normalised form of `text` (valid UTF-8): `text` itself where nothing changes, else a view
-  /// of `buffer`.
-  [[nodiscard]] std::string_view normalize(std::string_view text, std::string& buffer) const;
+  /// of `buffer`. `at_start` false leaves out what is put in front: `text` continues another.
+  [[nodiscard]] std::string_view normalize(std::string_view text, std::string& buffer,
+                                           bool at_start = true) const;
 
  private:
   std::vector<Step> steps_;

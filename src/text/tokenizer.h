@@ -11,6 +11,7 @@
 #include <vector>
 
 #include "base/result.h"
+#include "text/text_span.h"
 
 namespace nanoflow {
 
@@ -18,10 +19,15 @@ namespace nanoflow {
 struct EncodeOptions {
   /// Adds what the model expects around a text (bos, eos), as Hugging Face's post-processor does.
   bool add_special_tokens = true;
-  /// True: the text of a special token becomes its id. For rendered chat templates only. False:
-  /// it is ordinary text, so that a user cannot write control tokens. Added tokens that are not
-  /// special match in both cases.
+  /// True: the text of a special token becomes its id, except where `literal` says otherwise. For
+  /// rendered chat templates and for prompts whose sender owns them. False: it is ordinary text, so
+  /// that a user cannot write control tokens. Added tokens that are not special match in both
+  /// cases.
   bool parse_special = false;
+  /// Bytes of the text that no special token may contain, in order and disjoint (NANO_CHECKed):
+  /// text that somebody else wrote (RenderedChat::literal). Everything else is as without it:
+  /// pieces and merges do not see where a span begins or ends.
+  std::span<const TextSpan> literal;
 };
 
 /// A tokeniser. Immutable after construction: every member may be called from any thread.

@@ -2,6 +2,7 @@
 // does.
 #include "text/tokenizer_impl.h"
 
+#include <algorithm>
 #include <utility>
 
 #include "base/check.h"
@@ -31,6 +32,29 @@ bool can_cut_at_marks(const TokenizerParts& parts) {
   return mark_is_token && !has_inner_mark(bpe.tokens);
 }
 
+/// Special tokens are matched before BPE runs, so no text may spell one by merging: a vocabulary
+/// that lists them beside ordinary tokens must not give them.
+BpeModel without_special(TokenizerParts& parts) {
+  NANO_CHECK(parts.bpe.has_value(), "a loader must set the model");
+  BpeModel model = *std::exchange(parts.bpe, std::nullopt);
+  std::vector<bool> special(model.tokens.size(), false);
+  bool any = false;
+  for (const AddedTokenEntry& entry : parts.added) {
+    const auto id = static_cast<size_t>(entry.pattern.id);
+    if (!entry.special || id >= special.size() || model.tokens[id].empty()) continue;
+    special[id] = any = true;
+  }
+  if (!any) return model;
+  StringTable tokens;
+  for (size_t id = 0; id < special.size(); ++id) {
+    tokens.push_back(special[id] ? std::string_view() : model.tokens[id]);
+  }
+  model.tokens = std::move(tokens);
+  std::erase_if(model.merges,
+                [&](const Merge& merge) { return special[static_cast<size_t>(merge.result)]; });
+  return model;
+}
+
 }  // namespace
 
 struct Tokenizer::Impl::Call final : PieceSink {
@@ -40,7 +64,8 @@ struct Tokenizer::Impl::Call final : PieceSink {
   const Impl& impl;
   std::vector<int32_t> ids;
   Bpe::Scratch scratch;
-  std::string normalized, marked;
+  std::string normalized, marked, part;
+  std::vector<TextSpan> literal;  // of the normalised segment
 };
 
 Tokenizer::Impl::Impl(TokenizerParts parts)
@@ -49,7 +74,7 @@ Tokenizer::Impl::Impl(TokenizerParts parts)
       text_index_(texts_),
       decode_(parts_.decode),
       words_are_separate_(can_cut_at_marks(parts_)),
-      bpe_(*std::exchange(parts_.bpe, std::nullopt)) {
+      bpe_(without_special(parts_)) {
   build_bytes();
   build_matchers();
 }
@@ -97,7 +122,10 @@ void Tokenizer::Impl::build_matchers() {
     std::vector<AddedTokenPattern> raw, normalized;
     for (const AddedTokenEntry& entry : parts_.added) {
       if (entry.special && !with_special) continue;
-      (entry.normalized ? normalized : raw).push_back(entry.pattern);
+      AddedTokenPattern& pattern =
+          (entry.normalized ? normalized : raw).emplace_back(entry.pattern);
+      pattern.special = entry.special;
+      normalizes_special_ |= entry.special && entry.normalized;
     }
     raw_matchers_[with_special] = AddedTokenMatcher(raw);
     normalized_matchers_[with_special] = AddedTokenMatcher(normalized);
@@ -115,11 +143,17 @@ Result<std::vector<int32_t>> Tokenizer::Impl::encode(std::string_view text,
   if (!is_valid_utf8(text)) {
     return fail(ErrorCode::kInvalidArgument, "the text is not valid UTF-8");
   }
+  size_t end = 0;
+  for (const TextSpan& span : options.literal) {
+    NANO_CHECK(end <= span.begin && span.begin < span.end && span.end <= text.size(),
+               "literal bytes [{}, {}) of {}", span.begin, span.end, text.size());
+    end = span.end;
+  }
   Call call(*this);
   // Three bytes a token is common; a text of a denser kind grows the vector once or twice.
   call.ids.reserve(text.size() / 3 + parts_.prefix.size() + parts_.suffix.size() + 8);
   if (options.add_special_tokens) call.ids = parts_.prefix;
-  if (!encode_raw(call, text, options.parse_special)) {
+  if (!encode_raw(call, text, options)) {
     return fail(ErrorCode::kInvalidArgument,
                 "the model's pre-tokeniser pattern would need too much time on this text");
   }
@@ -129,16 +163,16 @@ Result<std::vector<int32_t>> Tokenizer::Impl::encode(std::string_view text,
   return std::move(call.ids);
 }
 
-bool Tokenizer::Impl::encode_raw(Call& call, std::string_view text, bool parse_special) const {
-  const AddedTokenMatcher& matcher = raw_matchers_[parse_special];
+bool Tokenizer::Impl::encode_raw(Call& call, std::string_view text,
+                                 const EncodeOptions& options) const {
+  const AddedTokenMatcher& matcher = raw_matchers_[options.parse_special];
   size_t pos = 0;
   while (pos < text.size()) {
-    const AddedTokenMatcher::Match match = matcher.find(text, pos);
+    const AddedTokenMatcher::Match match = matcher.find(text, pos, options.literal);
     const size_t end = match.id < 0 ? text.size() : match.begin;
     if (end > pos) {
-      const std::string_view normal =
-          parts_.normalizer.normalize(text.substr(pos, end - pos), call.normalized);
-      if (!encode_normalized(call, normal, pos == 0, parse_special)) return false;
+      const std::string_view normal = normalize(call, text.substr(pos, end - pos), pos, options);
+      if (!encode_normalized(call, normal, pos == 0, options.parse_special)) return false;
     }
     if (match.id < 0) break;
     call.ids.push_back(match.id);
@@ -147,12 +181,43 @@ bool Tokenizer::Impl::encode_raw(Call& call, std::string_view text, bool parse_s
   return true;
 }
 
+// The normalised form of a segment that begins at `offset`, with call.literal as its literal bytes
+// where encode_normalized() needs them. To know where spans lie afterwards, the text on either side
+// of their borders is normalised by itself; this gives what the whole gives unless characters join
+// across a border.
+std::string_view Tokenizer::Impl::normalize(Call& call, std::string_view text, size_t offset,
+                                            const EncodeOptions& options) const {
+  call.literal.clear();
+  if (!normalizes_special_ || !options.parse_special || options.literal.empty()) {
+    return parts_.normalizer.normalize(text, call.normalized);
+  }
+  std::string whole;
+  size_t done = 0;
+  const auto add = [&](size_t end, bool literal) {
+    if (end <= done) return;
+    const size_t begin = whole.size();
+    whole += parts_.normalizer.normalize(text.substr(done, end - done), call.part, done == 0);
+    if (literal && whole.size() > begin) append_span(call.literal, {begin, whole.size()});
+    done = end;
+  };
+  const auto first = std::partition_point(options.literal.begin(), options.literal.end(),
+                                          [&](const TextSpan& s) { return s.end <= offset; });
+  for (auto span = first; span != options.literal.end(); ++span) {
+    if (span->begin >= offset + text.size()) break;
+    add(span->begin > offset ? span->begin - offset : 0, false);
+    add(std::min(span->end - offset, text.size()), true);
+  }
+  add(text.size(), false);
+  call.normalized = std::move(whole);
+  return call.normalized;
+}
+
 bool Tokenizer::Impl::encode_normalized(Call& call, std::string_view text, bool at_start,
                                         bool parse_special) const {
   const AddedTokenMatcher& matcher = normalized_matchers_[parse_special];
   size_t pos = 0;
   while (pos < text.size()) {
-    const AddedTokenMatcher::Match match = matcher.find(text, pos);
+    const AddedTokenMatcher::Match match = matcher.find(text, pos, call.literal);
     const size_t end = match.id < 0 ? text.size() : match.begin;
     if (end > pos && !encode_segment(call, text.substr(pos, end - pos), at_start && pos == 0)) {
       return false;

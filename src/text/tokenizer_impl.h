@@ -95,7 +95,10 @@ class Tokenizer::Impl {
 
   void build_bytes();
   void build_matchers();
-  [[nodiscard]] bool encode_raw(Call& call, std::string_view text, bool parse_special) const;
+  [[nodiscard]] bool encode_raw(Call& call, std::string_view text,
+                                const EncodeOptions& options) const;
+  [[nodiscard]] std::string_view normalize(Call& call, std::string_view text, size_t offset,
+                                           const EncodeOptions& options) const;
   [[nodiscard]] bool encode_normalized(Call& call, std::string_view text, bool at_start,
                                        bool parse_special) const;
   [[nodiscard]] bool encode_segment(Call& call, std::string_view text, bool at_start) const;
@@ -114,6 +117,7 @@ class Tokenizer::Impl {
   // Added tokens to find before and after normalisation; [1] with the special ones.
   AddedTokenMatcher raw_matchers_[2];
   AddedTokenMatcher normalized_matchers_[2];
+  bool normalizes_special_ = false;  // some special token is matched after normalisation
 };
 
 }  // namespace nanoflow

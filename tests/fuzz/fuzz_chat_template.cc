@@ -50,10 +50,17 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
   context.limits.output_bytes = 4u << 20;
   for (const auto& [name, value] : variables->as_object()) {
     context.variables.emplace_back(name, &value);
+    if (value.is_string()) context.literal_texts.push_back(value.as_string());
   }
   try {
-    const std::string text = jinja::render(*jinja::parse(source), context);
-    if (!jinja::is_valid_utf8(text)) __builtin_trap();
+    const jinja::Rendered out = jinja::render(*jinja::parse(source), context);
+    if (!jinja::is_valid_utf8(out.text)) __builtin_trap();
+    size_t end = 0;
+    for (const TextSpan& span : out.literal) {
+      if (span.begin < end || span.begin >= span.end || span.end > out.text.size())
+        __builtin_trap();
+      end = span.end;
+    }
   } catch (const jinja::TemplateError&) {
   }
   return 0;

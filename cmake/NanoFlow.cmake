@@ -5,14 +5,16 @@ set(CMAKE_CXX_FLAGS_SANITIZED "-O1 -g1 -DNDEBUG")
 
 add_library(nanoflow_flags INTERFACE)
 target_include_directories(nanoflow_flags INTERFACE ${CMAKE_SOURCE_DIR}/src)
-target_compile_options(nanoflow_flags INTERFACE -Wall -Wextra -Wpedantic -Wshadow -Wnon-virtual-dtor
-                       -Wno-missing-field-initializers)
+# For C++ alone: what nvcc hands to its host compiler is generated code.
+target_compile_options(nanoflow_flags INTERFACE
+                       $<$<COMPILE_LANGUAGE:CXX>:-Wall -Wextra -Wpedantic -Wshadow -Wnon-virtual-dtor
+                       -Wno-missing-field-initializers>)
 if(CMAKE_CXX_COMPILER_ID STREQUAL "GNU" AND CMAKE_CXX_COMPILER_VERSION VERSION_LESS 13)
   # g++ 12 sees overlapping copies in its own std::string (GCC bugs 105329 and 105651).
-  target_compile_options(nanoflow_flags INTERFACE -Wno-restrict)
+  target_compile_options(nanoflow_flags INTERFACE $<$<COMPILE_LANGUAGE:CXX>:-Wno-restrict>)
 endif()
 if(NANOFLOW_WERROR)
-  target_compile_options(nanoflow_flags INTERFACE -Werror)
+  target_compile_options(nanoflow_flags INTERFACE $<$<COMPILE_LANGUAGE:CXX>:-Werror>)
 endif()
 if(NANOFLOW_SANITIZE)
   target_compile_options(nanoflow_flags INTERFACE -fsanitize=${NANOFLOW_SANITIZE}

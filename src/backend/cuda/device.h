@@ -1,8 +1,10 @@
-// The numbers of a CUDA device that kernels size themselves by.
+// The GPUs of this machine: which there are, whether this build can use them, and the numbers that
+// kernels size themselves by.
 #pragma once
 
 #include <cstdint>
 #include <string>
+#include <vector>
 
 namespace nanoflow::cuda {
 
@@ -19,5 +21,20 @@ struct DeviceLimits {
   /// Hopper's own instructions (wgmma, tensor maps) can be used.
   [[nodiscard]] bool is_sm90() const { return compute_major == 9; }
 };
+
+/// What this process sees of the machine's GPUs. Never throws.
+struct DeviceSurvey {
+  std::vector<DeviceLimits> devices;  ///< all that the driver shows, usable or not
+  /// Why no GPU can be used although one seems to be there (driver missing or too old, kernels of
+  /// another architecture): one line that says what to do. Empty when one can, or there is none.
+  std::string problem;
+};
+DeviceSurvey survey_devices();
+
+/// The limits of GPU `ordinal`. Throws CudaError that says why it cannot be used and what to do.
+DeviceLimits require_device(int ordinal);
+
+/// "CUDA 13.0, driver for CUDA 13.0"; for reports.
+std::string runtime_description();
 
 }  // namespace nanoflow::cuda

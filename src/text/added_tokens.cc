@@ -61,8 +61,8 @@ AddedTokenMatcher::Match AddedTokenMatcher::find(std::string_view text, size_t p
       node = child(*node, static_cast<unsigned char>(text[i]));
       if (!node) break;
       if (node->pattern < 0) continue;
-      const bool refused =
-          patterns_[static_cast<size_t>(node->pattern)].special && overlaps(literal, begin, i + 1);
+      const AddedTokenPattern& met = patterns_[static_cast<size_t>(node->pattern)];
+      const bool refused = met.special && overlaps(literal, begin + met.lead, i + 1);
       if (!refused) longest = node->pattern;
     }
     if (longest < 0) continue;

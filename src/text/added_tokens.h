@@ -21,6 +21,9 @@ struct AddedTokenPattern {
   bool rstrip = false;       ///< ... to its right
   bool single_word = false;  ///< only where no word character is beside it
   bool special = false;      ///< a control token, which literal text does not spell
+  /// Bytes at the start of `content` that are not the token's own: what a normaliser puts in front
+  /// of any text. They may be literal.
+  size_t lead = 0;
 };
 
 /// A trie over the tokens' bytes. Immutable; thread-safe.

@@ -125,7 +125,12 @@ void Tokenizer::Impl::build_matchers() {
       AddedTokenPattern& pattern =
           (entry.normalized ? normalized : raw).emplace_back(entry.pattern);
       pattern.special = entry.special;
-      normalizes_special_ |= entry.special && entry.normalized;
+      if (!entry.special || !entry.normalized) continue;
+      normalizes_special_ = true;
+      std::string buffer;
+      const std::string_view own = parts_.normalizer.normalize(
+          texts_[static_cast<size_t>(pattern.id)], buffer, /*at_start=*/false);
+      if (pattern.content.ends_with(own)) pattern.lead = pattern.content.size() - own.size();
     }
     raw_matchers_[with_special] = AddedTokenMatcher(raw);
     normalized_matchers_[with_special] = AddedTokenMatcher(normalized);

@@ -71,6 +71,10 @@ void add_model_options(CLI::App& command, ModelOptions& o) {
   command
       .add_flag("--reference-kernels", o.reference_kernels, "Slow, exact kernels (for checking)")
       ->group(engine);
+  command
+      .add_flag("--enforce-eager", o.enforce_eager,
+                "Issue a step's operations one by one instead of replaying a captured graph")
+      ->group(engine);
   command.add_option("--seed", o.seed, "Seed of sampling without a request's own")
       ->capture_default_str()
       ->group(engine);

@@ -95,6 +95,7 @@ EngineConfig make_engine_config(const ModelOptions& o, const ModelConfig& model)
   config.tp_size = o.tensor_parallel_size;
   config.pipeline = o.pipeline;
   config.seed = o.seed;
+  config.capture_graphs = !o.enforce_eager;
   config.max_model_len = o.max_model_len;
   if (o.max_num_seqs > 0) config.max_num_seqs = o.max_num_seqs;
   if (o.max_num_batched_tokens > 0) config.max_num_batched_tokens = o.max_num_batched_tokens;

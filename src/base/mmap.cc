@@ -90,22 +90,44 @@ std::string read_file(const std::filesystem::path& path) {
   }
 }
 
+namespace {
+
+void write_all(const FileDescriptor& fd, const std::filesystem::path& path,
+               std::string_view content) {
+  while (!content.empty()) {
+    const ssize_t n = ::write(fd.get(), content.data(), content.size());
+    if (n < 0 && errno == EINTR) continue;
+    if (n < 0) throw IoError(path.string(), "cannot write: " + errno_text());
+    content.remove_prefix(static_cast<size_t>(n));
+  }
+}
+
+}  // namespace
+
 void write_file_atomically(const std::filesystem::path& path, std::string_view content) {
-  const std::filesystem::path temporary = path.string() + fmt::format(".tmp.{}", ::gettid());
-  {
+  namespace fs = std::filesystem;
+  std::error_code error;
+  const fs::file_status status = fs::status(path, error);
+  if (fs::exists(status) && !fs::is_regular_file(status)) {
+    // A device or a pipe (/dev/stdout) is written to: a file in its place would help nobody.
+    const FileDescriptor fd(::open(path.c_str(), O_WRONLY | O_CLOEXEC));
+    if (fd.get() < 0) throw IoError(path.string(), "cannot open: " + errno_text());
+    return write_all(fd, path, content);
+  }
+  // What a link points to is replaced, not the link.
+  const fs::path target = fs::exists(status) ? fs::canonical(path) : path;
+  const fs::path temporary = target.string() + fmt::format(".tmp.{}", ::gettid());
+  try {
     const FileDescriptor fd(
         ::open(temporary.c_str(), O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0644));
     if (fd.get() < 0) throw IoError(temporary.string(), "cannot create: " + errno_text());
-    while (!content.empty()) {
-      const ssize_t n = ::write(fd.get(), content.data(), content.size());
-      if (n < 0 && errno == EINTR) continue;
-      if (n < 0) throw IoError(temporary.string(), "cannot write: " + errno_text());
-      content.remove_prefix(static_cast<size_t>(n));
-    }
+    write_all(fd, temporary, content);
     if (::fsync(fd.get()) != 0) throw IoError(temporary.string(), "cannot sync: " + errno_text());
+  } catch (...) {
+    fs::remove(temporary, error);
+    throw;
   }
-  std::error_code error;
-  std::filesystem::rename(temporary, path, error);
+  fs::rename(temporary, target, error);
   if (error) throw IoError(path.string(), "cannot replace: " + error.message());
 }
 

@@ -54,7 +54,8 @@ Json EngineConfig::to_json() const {
                        {"pipeline", pipeline},
                        {"max_queue_size", max_queue_size},
                        {"seed", seed},
-                       {"warm_up", warm_up}});
+                       {"warm_up", warm_up},
+                       {"capture_graphs", capture_graphs}});
 }
 
 }  // namespace nanoflow

@@ -35,6 +35,9 @@ struct EngineConfig {
   /// Make and verify the plans of all row buckets at start (milliseconds each) instead of when they
   /// are first needed.
   bool warm_up = true;
+  /// Capture each plan as a graph of the backend once and replay it; false: issue its operations
+  /// one by one at every step (to find out which one fails).
+  bool capture_graphs = true;
 
   /// Throws ConfigError naming the field.
   void validate() const;

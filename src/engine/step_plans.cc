@@ -108,29 +108,32 @@ BindEnvironment StepPlans::environment(int64_t rows) const {
 }
 
 void StepPlans::bind(const StepArrays& arrays, const ResultArrays& results,
-                     std::vector<KvCacheView> kv) {
+                     std::vector<KvCacheView> kv, Executor* capture) {
   arrays_ = &arrays;
   results_ = &results;
   kv_ = std::move(kv);
+  capture_ = capture;
 }
 
-Plan StepPlans::checked(Plan plan, const OpGraph& graph) const {
+PreparedPlan StepPlans::prepare(Plan plan, const OpGraph& graph) const {
   const std::vector<std::string> problems = verify(plan, graph, num_sms_);
   if (!problems.empty()) throw ConfigError("pipeline", plan.name + ": " + problems.front());
-  return plan;
+  PreparedPlan prepared{.plan = std::move(plan)};
+  if (capture_ != nullptr) prepared.graph = capture_->capture(prepared.plan);
+  return prepared;
 }
 
-const Plan& StepPlans::forward(int64_t bucket) {
+const PreparedPlan& StepPlans::forward(int64_t bucket) {
   const auto found = forward_plans_.find(bucket);
   if (found != forward_plans_.end()) return found->second;
   NANO_CHECK(arrays_ != nullptr, "no memory was bound");
   BindEnvironment env = environment(bucket);
   env.step = arrays_->forward_inputs();
-  Plan plan = checked(lower(forward_graph_, forward_spec_, env), forward_graph_);
+  PreparedPlan plan = prepare(lower(forward_graph_, forward_spec_, env), forward_graph_);
   return forward_plans_.emplace(bucket, std::move(plan)).first->second;
 }
 
-const Plan& StepPlans::sample(int64_t chunk, int64_t bucket) {
+const PreparedPlan& StepPlans::sample(int64_t chunk, int64_t bucket) {
   const std::pair key(chunk, bucket);
   const auto found = sample_plans_.find(key);
   if (found != sample_plans_.end()) return found->second;
@@ -138,7 +141,7 @@ const Plan& StepPlans::sample(int64_t chunk, int64_t bucket) {
   BindEnvironment env = environment(bucket);
   env.step = arrays_->sample_inputs(chunk);
   results_->bind(env.external, chunk * capacity_.sample_chunk, bucket);
-  Plan plan = checked(lower(sample_graph_, sample_spec_, env), sample_graph_);
+  PreparedPlan plan = prepare(lower(sample_graph_, sample_spec_, env), sample_graph_);
   return sample_plans_.emplace(key, std::move(plan)).first->second;
 }
 

@@ -1,10 +1,11 @@
 // StepPlans: the plans of one rank's two graphs, by row bucket, and the memory that they are bound
-// to: residual stream and scratch arena. A plan is made, verified and kept when its bucket is first
-// needed.
+// to: residual stream and scratch arena. A plan is made, verified, captured and kept when its
+// bucket is first needed.
 #pragma once
 
 #include <cstdint>
 #include <map>
+#include <optional>
 #include <string>
 #include <utility>
 #include <vector>
@@ -21,6 +22,12 @@
 
 namespace nanoflow {
 
+/// A plan and, when plans are captured, its graph on the backend.
+struct PreparedPlan {
+  Plan plan;
+  std::optional<GraphId> graph;
+};
+
 class StepPlans {
  public:
   /// Builds the graphs, loads the spec `pipeline` and allocates for the largest buckets. `weights`
@@ -29,37 +36,27 @@ class StepPlans {
   StepPlans(Backend& backend, const ModelConfig& model, const WeightStore& weights, DType act,
             int tp_size, const std::string& pipeline, const StepCapacity& capacity);
 
-  /// Where the rest of a step's memory is; once, before plans are asked for. Both outlive this.
-  void bind(const StepArrays& arrays, const ResultArrays& results, std::vector<KvCacheView> kv);
+  /// Where the rest of a step's memory is, and who captures plans (null: nobody); once, before
+  /// plans are asked for. All outlive this.
+  void bind(const StepArrays& arrays, const ResultArrays& results, std::vector<KvCacheView> kv,
+            Executor* capture);
 
   /// Plan of the forward graph for `bucket` rows.
-  const Plan& forward(int64_t bucket);
+  const PreparedPlan& forward(int64_t bucket);
   /// Plan of the sample graph for `bucket` rows of chunk `chunk`.
-  const Plan& sample(int64_t chunk, int64_t bucket);
+  const PreparedPlan& sample(int64_t chunk, int64_t bucket);
   /// Makes the plans of every bucket.
   void warm_up();
 
   [[nodiscard]] int64_t bytes() const { return arena_.size() + 2 * residual_.size(); }
 
  private:
-  /// Looks a name up in the layer, then among the global weights.
-  class LayerThenGlobal final : public WeightSource {
-   public:
-    explicit LayerThenGlobal(const WeightStore& store) : store_(store) {}
-    [[nodiscard]] PackedWeight weight(std::string_view name, int layer) const override {
-      return store_.weight(name, store_.contains(name, layer) ? layer : -1);
-    }
-
-   private:
-    const WeightStore& store_;
-  };
-
   [[nodiscard]] BindEnvironment environment(int64_t rows) const;
   [[nodiscard]] int64_t measure_arena(int64_t kv_layers, const KvCacheView& kv) const;
-  [[nodiscard]] Plan checked(Plan plan, const OpGraph& graph) const;
+  [[nodiscard]] PreparedPlan prepare(Plan plan, const OpGraph& graph) const;
 
   Backend& backend_;
-  LayerThenGlobal weights_;
+  const WeightStore& weights_;
   StepCapacity capacity_;
   int num_sms_;
   OpGraph forward_graph_;
@@ -72,9 +69,10 @@ class StepPlans {
   std::map<std::string, TensorView, std::less<>> external_;
   const StepArrays* arrays_ = nullptr;
   const ResultArrays* results_ = nullptr;
+  Executor* capture_ = nullptr;
   std::vector<KvCacheView> kv_;
-  std::map<int64_t, Plan> forward_plans_;
-  std::map<std::pair<int64_t, int64_t>, Plan> sample_plans_;
+  std::map<int64_t, PreparedPlan> forward_plans_;
+  std::map<std::pair<int64_t, int64_t>, PreparedPlan> sample_plans_;
 };
 
 }  // namespace nanoflow

@@ -112,7 +112,8 @@ void Worker::allocate_cache(int64_t num_pages) {
   // Every token but a sequence's last one is in the cache.
   capacity.history = num_pages * kv_layout_.page_size + config_.max_num_seqs;
   step_arrays_.emplace(*backend_, capacity);
-  plans_.bind(*step_arrays_, result_arrays_, kv_memory_->views());
+  plans_.bind(*step_arrays_, result_arrays_, kv_memory_->views(),
+              config_.capture_graphs ? &executor_ : nullptr);
   if (config_.warm_up) plans_.warm_up();
   if (!reports_) return;
   logger_.info("memory per rank: weights {}, KV cache {} ({} tokens), work {}",
@@ -133,15 +134,23 @@ void Worker::launch(const StepBatch& batch) {
   NANO_CHECK(step_arrays_.has_value(), "there is no cache");
   const StepCapacity capacity = step_capacity();
   const int64_t bucket = row_bucket(batch.header.num_rows);
-  const Plan& forward = plans_.forward(bucket);
+  const PreparedPlan& forward = plans_.forward(bucket);
   step_arrays_->upload(batch, bucket);
-  executor_.run(forward);
+  run(forward);
   for (int64_t chunk = 0; chunk * capacity.sample_chunk < batch.header.num_samples; ++chunk) {
     const int64_t rows =
         std::min(batch.header.num_samples - chunk * capacity.sample_chunk, capacity.sample_chunk);
-    executor_.run(plans_.sample(chunk, row_bucket(rows)));
+    run(plans_.sample(chunk, row_bucket(rows)));
   }
   result_arrays_.download(batch);
+}
+
+void Worker::run(const PreparedPlan& prepared) {
+  if (prepared.graph.has_value()) {
+    backend_->replay(*prepared.graph);
+  } else {
+    executor_.run(prepared.plan);
+  }
 }
 
 StepResults Worker::results() {

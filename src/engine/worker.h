@@ -47,6 +47,8 @@ class Worker {
   StepResults results();
 
  private:
+  /// Replays the plan's graph, or issues its steps one by one.
+  void run(const PreparedPlan& prepared);
   [[nodiscard]] int64_t bytes_per_page() const;
   [[nodiscard]] StepCapacity step_capacity() const;
   [[nodiscard]] int64_t max_model_len() const;

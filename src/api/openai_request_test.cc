@@ -139,6 +139,8 @@ TEST(OpenAiRequest, ChatExtras) {
     refuse(kChat, fmt::format("\"chat_template_kwargs\": {}", value), "chat_template_kwargs");
   refuse(kChat, "\"add_generation_prompt\": 1", "add_generation_prompt");
   refuse(kChat, "\"continue_final_message\": 1", "continue_final_message");
+  refuse(kChat, "\"parse_special_in_messages\": 1", "parse_special_in_messages");
+  EXPECT_TRUE(accept(kChat, "\"parse_special_in_messages\": true").parse_special_in_messages);
 }
 
 TEST(OpenAiRequest, ContinuingExcludesAGenerationPrompt) {

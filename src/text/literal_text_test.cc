@@ -334,7 +334,8 @@ TEST(LiteralReal, EverySpecialTokenInUserContentStaysText) {
   for (const Vocabulary& v : vocabularies()) {
     const std::vector<std::string> texts = special_texts(v.tokenizer);
     ASSERT_GE(texts.size(), 3U);
-    for (const auto& [name, chat] : all) {
+    for (const auto& [name, compiled] : all) {
+      const ChatTemplate& chat = compiled;  // clang 14 captures no structured binding
       const auto ids_with = [&](const std::string& word) {
         Json messages = Json::array({message("user", "see " + word + " here")});
         Result<RenderedChat> rendered = chat.render(messages, {});

@@ -62,7 +62,7 @@ def main():
     texts, jobs = {}, []
     for entry in json.loads((pathlib.Path(build) / "compile_commands.json").read_text()):
         path = pathlib.Path(entry["file"])
-        if path.suffix != ".cc" or not any(path.is_relative_to(f) for f in folders):
+        if path.suffix != ".cc" or not path.is_file() or not any(path.is_relative_to(f) for f in folders):
             continue
         digest = hashlib.sha256(salt)
         for part in closure(path, texts):

@@ -8,8 +8,10 @@
 #include "app/commands.h"
 #include "app/options.h"
 #include "app/serving_stack.h"
+#include "app/stored_types.h"
 #include "backend/cpu/backend.h"
 #include "base/json.h"
+#include "base/progress.h"
 #include "model/config.h"
 
 namespace nanoflow {
@@ -27,6 +29,7 @@ double gib(int64_t bytes) {
 struct Report {
   ModelConfig config;
   std::filesystem::path path;
+  std::vector<StoredType> stored;
   DType dtype = DType::kBF16;
   int tp_size = 1;
   DeviceInfo device;
@@ -42,8 +45,17 @@ struct Report {
   }
 };
 
+/// The type of most bytes; where there are no weights, what config.json announces.
+std::string main_stored_type(const Report& r) {
+  return r.stored.empty() ? std::string(dtype_name(r.config.dtype)) : r.stored.front().name;
+}
+
 Json to_json(const Report& r) {
   const ParameterCount p = r.config.parameters();
+  Json::Array stored;
+  for (const StoredType& type : r.stored)
+    stored.push_back(
+        Json::object({{"type", type.name}, {"tensors", type.tensors}, {"bytes", type.bytes}}));
   return Json::object({{"path", r.path.string()},
                        {"architecture", r.config.architecture},
                        {"parameters", Json::object({{"total", p.total()},
@@ -53,7 +65,8 @@ Json to_json(const Report& r) {
                                                     {"ffn", p.ffn},
                                                     {"norms", p.norms},
                                                     {"lm_head", p.lm_head}})},
-                       {"stored_dtype", dtype_name(r.config.dtype)},
+                       {"stored_dtype", main_stored_type(r)},
+                       {"stored", std::move(stored)},
                        {"compute_dtype", dtype_name(r.dtype)},
                        {"layers", r.config.num_hidden_layers},
                        {"hidden_size", r.config.hidden_size},
@@ -69,6 +82,16 @@ Json to_json(const Report& r) {
                                                 {"memory_bytes", r.device.memory_bytes},
                                                 {"free_bytes", r.device.free_bytes}})},
                        {"kv_tokens_that_fit", r.kv_tokens_that_fit()}});
+}
+
+std::string stored_text(const Report& r) {
+  if (r.stored.empty())
+    return fmt::format("no weights here (config.json: {})", main_stored_type(r));
+  std::string text;
+  for (const StoredType& type : r.stored)
+    text += fmt::format("{}{} ({} tensors, {})", text.empty() ? "" : ", ", type.name, type.tensors,
+                        format_bytes(static_cast<double>(type.bytes)));
+  return text;
 }
 
 void print(const Report& r) {
@@ -93,7 +116,7 @@ void print(const Report& r) {
        fmt::format(
            "{} tokens{}", c.max_position_embeddings,
            c.sliding_window > 0 ? fmt::format(", sliding window {}", c.sliding_window) : ""));
-  line("stored as", std::string(dtype_name(c.dtype)));
+  line("stored as", stored_text(r));
   line("weights",
        fmt::format("{:.2f} GiB as {}{}", gib(r.weight_bytes()), dtype_name(r.dtype),
                    r.tp_size > 1 ? fmt::format(", on each of {} ranks", r.tp_size) : ""));
@@ -118,6 +141,7 @@ int run(const InspectOptions& o) {
   Report report;
   report.path = resolve_model(o.model);
   report.config = read_model_config(report.path);
+  report.stored = stored_types(report.path);
   report.tp_size = o.model.tensor_parallel_size;
   report.config.validate_tp(report.tp_size);
   report.device = CpuBackend({.threads = 1, .lanes = 1}).device();

@@ -37,17 +37,17 @@ file(GLOB cuda_sources CONFIGURE_DEPENDS ${CMAKE_SOURCE_DIR}/src/backend/cuda/*.
      ${CMAKE_SOURCE_DIR}/src/backend/cuda/*.cu)
 set(cuda_tests ${cuda_sources})
 list(FILTER cuda_sources EXCLUDE REGEX "_(test|bench)\\.(cc|cu)$")
-foreach(part attention gemm)  # plain kernels stand in for a part that is not built
-  if(EXISTS ${CMAKE_SOURCE_DIR}/src/backend/cuda/${part}.cc)
-    list(FILTER cuda_sources EXCLUDE REGEX "/stand_in_${part}\\.cc$")
-  endif()
-endforeach()
+if(EXISTS ${CMAKE_SOURCE_DIR}/src/backend/cuda/gemm.cc)
+  list(FILTER cuda_sources EXCLUDE REGEX "/stand_in_gemm\\.cc$")
+endif()
 list(FILTER cuda_tests INCLUDE REGEX "_test\\.(cc|cu)$")
 
 add_library(nanoflow_backend_cuda STATIC ${cuda_sources})
 target_link_libraries(nanoflow_backend_cuda
                       PUBLIC nanoflow_flags nanoflow_base nanoflow_tensor nanoflow_ops nanoflow_comm
                       PRIVATE CUDA::cudart_static CUDA::cublasLt)
+# For the few files that name both backends.
+target_compile_definitions(nanoflow_backend_cuda INTERFACE NANOFLOW_HAS_CUDA)
 # NDEBUG: a device-side assert keeps ptxas from pipelining tensor core instructions.
 target_compile_definitions(nanoflow_backend_cuda PRIVATE NDEBUG)
 # FMT_USE_CONSTEXPR: fmt 9 turns it off under nvcc, and then its own checked format strings do not compile.
@@ -59,6 +59,10 @@ string(REPLACE ";" " " cuda_archs "${NANOFLOW_CUDA_ARCHS}")
 set_property(SOURCE ${CMAKE_SOURCE_DIR}/src/backend/cuda/device.cc APPEND PROPERTY COMPILE_DEFINITIONS
              NANOFLOW_CUDA_ARCHS="${cuda_archs}")
 if(NANOFLOW_TESTS AND cuda_tests)
-  nano_test(backend_cuda_test SOURCES ${cuda_tests} DEPS backend_cuda backend_cpu LABELS gpu)
+  nano_test(backend_cuda_test SOURCES ${cuda_tests} DEPS backend_cuda LABELS gpu)
   target_link_libraries(backend_cuda_test PRIVATE CUDA::cudart_static)
+endif()
+if(NANOFLOW_OP_BENCH)
+  add_executable(cuda_op_bench ${CMAKE_SOURCE_DIR}/bench/cuda_op_bench.cc)
+  target_link_libraries(cuda_op_bench PRIVATE nanoflow_backend_cuda)
 endif()

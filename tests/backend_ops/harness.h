@@ -13,12 +13,16 @@
 
 namespace nanoflow::testing_ops {
 
-/// The two sides of a comparison. `tested` changes with the machine; `reference` is the CPU's.
+/// The two sides of a comparison. `reference` is the CPU's plain kernels; `tested` its fast ones,
+/// or the GPU when NANOFLOW_TEST_DEVICE=cuda says so.
 struct Sides {
   std::unique_ptr<Backend> reference;
   std::unique_ptr<Backend> tested;
 };
 Sides make_sides();
+
+/// Whether a backend computes on the CPU, whose rows have the same bits in any batch.
+bool is_cpu(const Backend& backend);
 
 /// Random numbers of one test; the seed is new in every run, printed on failure, and can be given
 /// in the environment as NANOFLOW_TEST_SEED.

@@ -19,7 +19,8 @@ HostTensor some_rows(const HostTensor& t, int64_t begin, int64_t end) {
 TEST(RowBits, OfGemmDoNotDependOnTheBatch) {
   Random random;
   Sides sides = make_sides();
-  for (Backend* backend : {sides.reference.get(), sides.tested.get()})
+  for (Backend* backend : {sides.reference.get(), sides.tested.get()}) {
+    if (!is_cpu(*backend)) continue;
     for (const DType dtype : {DType::kF32, DType::kBF16, DType::kF16}) {
       const int64_t rows = 61, n = 200, k = 512;
       const HostTensor a = random.normals(dtype, rows, k), w = random.normals(dtype, n, k);
@@ -42,13 +43,15 @@ TEST(RowBits, OfGemmDoNotDependOnTheBatch) {
                 << dtype_name(dtype) << " row " << r << " of [" << begin << ", " << end << ")";
       }
     }
+  }
 }
 
 TEST(RowBits, OfAttentionDoNotDependOnTheCut) {
   Random random;
   Sides sides = make_sides();
   const int64_t decodes = 2, chunk = 150, rows = decodes + chunk, dim = 64, heads = 6;
-  for (Backend* backend : {sides.reference.get(), sides.tested.get()})
+  for (Backend* backend : {sides.reference.get(), sides.tested.get()}) {
+    if (!is_cpu(*backend)) continue;
     for (const DType dtype : {DType::kF32, DType::kBF16}) {
       Case c;
       c.kv.shape = {2, dim, dtype};
@@ -92,6 +95,7 @@ TEST(RowBits, OfAttentionDoNotDependOnTheCut) {
             ASSERT_EQ(part.get(r - begin, i), whole.get(r, i)) << dtype_name(dtype) << " row " << r;
       }
     }
+  }
 }
 
 }  // namespace

@@ -297,4 +297,8 @@ void CudaBackend::synchronize() {
     cuda_check(cudaStreamSynchronize(lane.get()), "work on the GPU");
 }
 
+std::unique_ptr<Backend> make_cuda_backend(const CudaBackendOptions& options) {
+  return std::make_unique<CudaBackend>(options);
+}
+
 }  // namespace nanoflow

@@ -7,18 +7,12 @@
 
 #include "backend/cuda/cuda.h"
 #include "backend/cuda/device.h"
+#include "backend/cuda/factory.h"
 #include "backend/cuda/kernels.h"
 #include "backend/cuda/upload.h"
-#include "comm/communicator.h"
 #include "ops/backend.h"
 
 namespace nanoflow {
-
-struct CudaBackendOptions {
-  int ordinal = 0;               ///< of the GPU
-  int lanes = 4;                 ///< see Backend::max_lanes
-  Communicator* comm = nullptr;  ///< null, or of one rank; more are refused
-};
 
 /// Backend on one GPU; made, used and destroyed on one thread. Errors of kernels surface in
 /// synchronize() and synchronize_event(), or in any later call, as CudaError; the GPU's context is

@@ -94,9 +94,10 @@ DeviceSurvey survey_devices() {
   for (int i = 0; i < count; ++i) {
     try {
       survey.devices.push_back(read_limits(i));
-      const std::string problem = why_unusable(survey.devices.back());
-      usable = usable || problem.empty();
-      if (survey.problem.empty()) survey.problem = problem;
+      DeviceLimits& device = survey.devices.back();
+      device.unusable = why_unusable(device);
+      usable = usable || device.unusable.empty();
+      if (survey.problem.empty()) survey.problem = device.unusable;
     } catch (const EnvironmentError& e) {
       survey.problem = e.what();
     }

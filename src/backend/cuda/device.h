@@ -18,6 +18,7 @@ struct DeviceLimits {
   int64_t shared_bytes_per_sm = 0;
   int64_t l2_bytes = 0;
   int64_t memory_bytes = 0;
+  std::string unusable;  ///< why this build cannot use it; empty if it can
   /// Hopper's own instructions (wgmma, tensor maps) can be used.
   [[nodiscard]] bool is_sm90() const { return compute_major == 9; }
 };

@@ -8,7 +8,7 @@
 
 namespace nanoflow {
 
-class FakeBackend final : public Backend {
+class FakeBackend : public Backend {
  public:
   /// `layout` is what prepared matrices claim to have; not 0 means that they cannot be shared.
   explicit FakeBackend(int layout = 0) : layout_(layout) {}

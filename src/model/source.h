@@ -31,7 +31,7 @@ class CheckpointSource {
   /// (NANO_CHECKed). Throws FormatError when the stored type cannot be read.
   virtual void read(const std::string& name, int64_t row_begin, int64_t col_begin,
                     const TensorView& out) const = 0;
-  /// The tensor will not be read again: lets the system reclaim its pages.
+  /// Lets the system reclaim the memory behind what was read of a tensor; it can still be read.
   virtual void drop(const std::string& name) const = 0;
 };
 

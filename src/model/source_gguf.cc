@@ -128,9 +128,12 @@ class GgufSource final : public CheckpointSource {
   }
 
   void drop(const std::string& name) const override {
-    // Experts of one tensor are read one after the other and dropped by the last.
     const Part part = require(name);
-    if (part.expert < 0 || part.expert + 1 == part.tensor->shape[0]) file_.drop_pages(*part.tensor);
+    if (part.expert < 0) return file_.drop_pages(*part.tensor);
+    GgufTensor own = *part.tensor;
+    const size_t size = own.bytes.size() / static_cast<size_t>(own.shape[0]);
+    own.bytes = own.bytes.subspan(static_cast<size_t>(part.expert) * size, size);
+    file_.drop_pages(own);
   }
 
  private:

@@ -18,21 +18,23 @@
 namespace nanoflow {
 namespace {
 
-/// Rows of one piece, about as many bytes as a core converts in a millisecond: enough chunks for
-/// all threads, few enough that handing them out costs nothing.
+/// Rows of one piece, about as many bytes as a core converts in a few hundred microseconds: enough
+/// chunks for all threads, few enough that handing them out costs nothing.
 struct Chunk {
   const WeightPiece* piece;
   int64_t row_begin;
   int64_t rows;
 };
-constexpr int64_t kChunkElements = 1 << 20;
+constexpr int64_t kChunkElements = 1 << 18;
 
-std::vector<Chunk> cut_into_chunks(const WeightSpec& spec) {
+/// The parts of `spec` that are its rows [row_begin, row_begin + rows).
+std::vector<Chunk> cut_into_chunks(const WeightSpec& spec, int64_t row_begin, int64_t rows) {
   std::vector<Chunk> chunks;
   for (const WeightPiece& piece : spec.pieces) {
     const int64_t step = std::max<int64_t>(1, kChunkElements / std::max<int64_t>(1, piece.cols));
-    for (int64_t row = 0; row < piece.rows; row += step)
-      chunks.push_back({&piece, row, std::min(step, piece.rows - row)});
+    const int64_t end = std::min(piece.rows, row_begin + rows - piece.out_row);
+    for (int64_t row = std::max<int64_t>(0, row_begin - piece.out_row); row < end; row += step)
+      chunks.push_back({&piece, row, std::min(step, end - row)});
   }
   return chunks;
 }
@@ -61,7 +63,7 @@ void parallel_for(size_t count, int num_threads, const std::function<void(size_t
 
 }  // namespace
 
-/// Assembles one weight after the other in host memory and hands it to the backend.
+/// Reads one weight after the other, in the pieces in which the backend asks for it.
 class WeightLoader {
  public:
   WeightLoader(WeightStore& store, const ModelConfig& config, const CheckpointSource& source,
@@ -74,8 +76,8 @@ class WeightLoader {
     for (const WeightSpec& spec : specs) bytes_total_ += spec_bytes(spec);
     const bool may_share = config_.tie_word_embeddings && options_.tp_size == 1;
     if (may_share) bytes_total_ -= spec_bytes(specs.front());
-    // Globals come first, the widest of them before anything else is resident, so that their
-    // assembled copies do not add to the peak.
+    // Globals come first: where a backend wants a weight whole, the widest ones are assembled
+    // before anything else is resident.
     for (const WeightSpec& spec : specs) {
       if (may_share && spec.name == "embed") continue;
       load_one(spec);
@@ -104,37 +106,47 @@ class WeightLoader {
     }
   }
 
-  /// A view of [rows, cols] in the staging buffer, which keeps its size while layers repeat.
-  TensorView stage(int64_t rows, int64_t cols, DType dtype) {
-    const int64_t bytes = rows * cols * dtype_size(dtype);
-    if (staging_.size() < bytes) {
-      staging_ = Buffer();  // first, so that two never exist
-      staging_ = allocate_host(bytes);
+  void load_one(const WeightSpec& spec) {
+    if (spec.is_vector()) {
+      const Buffer host = allocate_host(spec_bytes(spec));
+      read_rows(spec, 0, host.view(options_.dtype, {1, spec.cols}));
+      keep(spec.name, spec.layer,
+           backend_.prepare_weight(host.view(options_.dtype, {spec.cols}), spec.use));
+    } else {
+      const WeightShape shape{spec.rows, spec.cols, options_.dtype, spec.use, spec.experts};
+      keep(spec.name, spec.layer,
+           backend_.load_weight(shape, [&](int64_t row_begin, const TensorView& out) {
+             read_rows(spec, row_begin, out);
+           }));
     }
-    return staging_.view(dtype, {rows, cols});
+    advance(spec_bytes(spec));
   }
 
-  void load_one(const WeightSpec& spec) {
-    TensorView host = stage(spec.rows, spec.cols, options_.dtype);
+  /// Rows of a weight from `row_begin` on, as many as `out` has. Their source's pages are given
+  /// back at once: of a mapped file only what one piece needs is resident.
+  void read_rows(const WeightSpec& spec, int64_t row_begin, const TensorView& out) {
+    const std::vector<Chunk> chunks = cut_into_chunks(spec, row_begin, out.rows());
     int64_t covered = 0;
-    for (const WeightPiece& piece : spec.pieces) covered += piece.rows * piece.cols;
-    if (covered < spec.elements())
-      std::memset(host.data(), 0, static_cast<size_t>(host.size_bytes()));
-    const std::vector<Chunk> chunks = cut_into_chunks(spec);
+    for (const Chunk& chunk : chunks) covered += chunk.rows * chunk.piece->cols;
+    if (covered < out.rows() * out.cols()) clear(out);
     parallel_for(chunks.size(), options_.num_threads, [&](size_t i) {
       const Chunk& chunk = chunks[i];
       const WeightPiece& piece = *chunk.piece;
-      const int64_t out_row = piece.out_row + chunk.row_begin;
-      const TensorView out = host.slice_rows(out_row, out_row + chunk.rows)
-                                 .slice_cols(piece.out_col, piece.out_col + piece.cols);
-      source_.read(piece.tensor, piece.row_begin + chunk.row_begin, piece.col_begin, out);
-      if (options_.dtype == DType::kF16) check_range(piece.tensor, out);
+      const int64_t out_row = piece.out_row + chunk.row_begin - row_begin;
+      const TensorView part = out.slice_rows(out_row, out_row + chunk.rows)
+                                  .slice_cols(piece.out_col, piece.out_col + piece.cols);
+      source_.read(piece.tensor, piece.row_begin + chunk.row_begin, piece.col_begin, part);
+      if (options_.dtype == DType::kF16) check_range(piece.tensor, part);
     });
-    for (const WeightPiece& piece : spec.pieces) source_.drop(piece.tensor);
-    if (spec.is_vector()) host = TensorView(host.data(), options_.dtype, {spec.cols});
-    keep(spec.name, spec.layer, backend_.prepare_weight(host, spec.use, spec.experts));
-    if (staging_.size() > kKeepStagingBytes) staging_ = Buffer();
-    advance(spec_bytes(spec));
+    const WeightPiece* dropped = nullptr;
+    for (const Chunk& chunk : chunks)
+      if (chunk.piece != dropped) source_.drop((dropped = chunk.piece)->tensor);
+  }
+
+  static void clear(const TensorView& rows) {
+    const auto row_bytes = static_cast<size_t>(rows.cols() * dtype_size(rows.dtype()));
+    for (int64_t row = 0; row < rows.rows(); ++row)
+      std::memset(rows.slice_rows(row, row + 1).data(), 0, row_bytes);
   }
 
   /// bfloat16 and float32 reach further than float16; an infinite weight would answer in NaN.
@@ -168,7 +180,8 @@ class WeightLoader {
         options_.max_positions > 0 ? options_.max_positions : config_.max_position_embeddings;
     const std::vector<double> frequencies = scaled_frequencies();
     const auto half = static_cast<int64_t>(frequencies.size());
-    const TensorView table = stage(positions, 2 * half, DType::kF32);
+    const Buffer host = allocate_host(positions * 2 * half * dtype_size(DType::kF32));
+    const TensorView table = host.view(DType::kF32, {positions, 2 * half});
     parallel_for(
         static_cast<size_t>((positions + 1023) / 1024), options_.num_threads, [&](size_t block) {
           const int64_t begin = static_cast<int64_t>(block) * 1024;
@@ -217,16 +230,11 @@ class WeightLoader {
     if (options_.progress) options_.progress(bytes_done_, bytes_total_);
   }
 
-  // Above this a staging buffer is given back after use: embeddings are that large, layers'
-  // matrices of models that fit one machine's memory rarely are.
-  static constexpr int64_t kKeepStagingBytes = int64_t{256} << 20;
-
   WeightStore& store_;
   const ModelConfig& config_;
   const CheckpointSource& source_;
   Backend& backend_;
   const LoadOptions& options_;
-  Buffer staging_;
   int64_t bytes_done_ = 0;
   int64_t bytes_total_ = 0;
 };

@@ -19,18 +19,20 @@
 
 namespace nanoflow {
 
+/// Called on the loading thread after each weight, with bytes of the device dtype.
+using LoadProgress = std::function<void(int64_t bytes_done, int64_t bytes_total)>;
+
 struct LoadOptions {
   DType dtype = DType::kBF16;  ///< of matrices, norms and biases on the device
   int tp_rank = 0;
   int tp_size = 1;
   int64_t max_positions = 0;  ///< rows of the rope table; 0: max_position_embeddings
   int num_threads = 1;        ///< converting and copying, by rows
-  /// Called on the loading thread after each weight, with bytes of the device dtype.
-  std::function<void(int64_t bytes_done, int64_t bytes_total)> progress;
+  LoadProgress progress;      ///< may be empty
 };
 
-/// Owns the prepared weights of one rank. Loading streams: at most one assembled host matrix exists
-/// at a time, and the source's pages are dropped behind it.
+/// Owns the prepared weights of one rank. Loading streams: on the host there is one piece of one
+/// matrix at a time (see Backend::load_weight), and the source's pages are dropped behind it.
 class WeightStore final : public WeightSource {
  public:
   /// Loads everything that build_forward_graph and build_sample_graph of `config` bind.

@@ -1,7 +1,9 @@
 #include "model/weights.h"
 
+#include <algorithm>
 #include <chrono>
 #include <cmath>
+#include <cstring>
 #include <set>
 
 #include <gmock/gmock.h>
@@ -211,6 +213,42 @@ TEST(WeightStore, RopeTableIsCosinesThenSines) {
 }
 
 /// A source whose one tensor is missing, misshapen, or fails while it is read.
+/// Asks for matrices in pieces of seven rows.
+class PieceBackend final : public FakeBackend {
+ public:
+  OwnedWeight load_weight(const WeightShape& shape, const WeightReader& read) override {
+    Buffer whole = allocate_host(shape.rows * shape.cols * dtype_size(shape.dtype));
+    const TensorView view = whole.view(shape.dtype, {shape.rows, shape.cols});
+    for (int64_t row = 0; row < shape.rows; row += 7)
+      read(row, view.slice_rows(row, std::min(row + 7, shape.rows)));
+    return prepare_weight(view, shape.use, shape.experts);
+  }
+};
+
+TEST(WeightStore, PiecesAndThreadsDoNotChangeABit) {
+  for (ModelConfig c : {tiny(), tiny_moe()}) {
+    c.hidden_size = 3000;  // several chunks per matrix
+    c.vocab_size = 301;
+    const auto source = make_dummy_source(c, kAllRandom);
+    for (const int tp : {1, 2}) {
+      LoadOptions options = f32(tp - 1, tp);
+      options.num_threads = 1;
+      FakeBackend whole_backend;
+      PieceBackend piece_backend;
+      const WeightStore whole(c, *source, whole_backend, options);
+      options.num_threads = 5;
+      const WeightStore pieces(c, *source, piece_backend, options);
+      for (const auto& [name, bytes] : whole.bytes_by_name()) {
+        const int layer = whole.contains(name, -1) ? -1 : 1;
+        const TensorView a = whole.weight(name, layer).data;
+        const TensorView b = pieces.weight(name, layer).data;
+        ASSERT_EQ(a.size_bytes(), b.size_bytes()) << name;
+        EXPECT_EQ(std::memcmp(a.data(), b.data(), static_cast<size_t>(a.size_bytes())), 0) << name;
+      }
+    }
+  }
+}
+
 class BrokenSource final : public CheckpointSource {
  public:
   enum class Kind { kMissing, kShape, kRead };

@@ -3,6 +3,7 @@
 #pragma once
 
 #include <cstdint>
+#include <functional>
 #include <memory>
 #include <string>
 
@@ -55,6 +56,19 @@ enum class WeightUse : uint8_t {
   kTable,      ///< float32 tables (rotary cosines and sines)
 };
 
+/// A host matrix [rows, cols] in the dtype it shall have on the device.
+struct WeightShape {
+  int64_t rows = 0;  ///< over all experts
+  int64_t cols = 0;
+  DType dtype = DType::kBF16;
+  WeightUse use = WeightUse::kMatmul;
+  int64_t experts = 1;  ///< divides rows
+};
+
+/// Fills `out` [out.rows(), cols], host memory whose rows may be strided, with a weight's rows from
+/// `row_begin` on.
+using WeightReader = std::function<void(int64_t row_begin, const TensorView& out)>;
+
 /// A prepared weight and the memory behind it.
 struct OwnedWeight {
   Buffer storage;
@@ -103,6 +117,10 @@ class Backend {
   /// OutOfMemory.
   virtual OwnedWeight prepare_weight(const TensorView& weight, WeightUse use,
                                      int64_t experts = 1) = 0;
+  /// prepare_weight for a matrix (no kVector) that need not exist as a whole in host memory: `read`
+  /// is called on this thread for pieces that cover every row once, in order. Unless a backend does
+  /// better, the one piece is all of it. Throws OutOfMemory, and what `read` throws.
+  virtual OwnedWeight load_weight(const WeightShape& shape, const WeightReader& read);
   [[nodiscard]] virtual KvLayout kv_layout(const KvShape& shape) const = 0;
 
   /// Asynchronous on ctx.lane. Shapes are checked here (NANO_CHECK).

@@ -14,6 +14,7 @@
 #include "backend/cpu/device.h"
 #include "backend/cpu/element.h"
 #include "backend/cpu/gemm_panels.h"
+#include "backend/cpu/parallel.h"
 #include "base/check.h"
 #include "base/error.h"
 
@@ -84,32 +85,82 @@ int64_t CpuBackend::workspace_bytes(const OpArgs&, const LaunchContext&) const {
   return 0;
 }
 
-PackedWeight CpuBackend::pack(const TensorView& weight, int64_t experts, Buffer& storage) {
-  PackedWeight packed{.n = weight.rows() / experts,
-                      .k = weight.cols(),
-                      .experts = experts,
-                      .layout = cpu::kPanelLayout};
+bool CpuBackend::packs(WeightUse use) const {
+  return !options_.reference_kernels && (use == WeightUse::kMatmul || use == WeightUse::kExperts);
+}
+
+OwnedWeight CpuBackend::allocate_panels(const WeightShape& shape) {
+  const int64_t n = shape.rows / shape.experts;
   const int64_t elements =
-      cpu::num_panels(packed.n) * cpu::panel_elements(weight.dtype(), packed.k);
-  storage = allocate(experts * elements * dtype_size(weight.dtype()));
-  packed.data = storage.view(weight.dtype(), {experts * elements});
-  for (int64_t e = 0; e < experts; ++e)
-    cpu::pack_panels(
-        weight.slice_rows(e * packed.n, (e + 1) * packed.n),
-        static_cast<std::byte*>(storage.data()) + e * elements * dtype_size(weight.dtype()));
-  return packed;
+      shape.experts * cpu::num_panels(n) * cpu::panel_elements(shape.dtype, shape.cols);
+  OwnedWeight owned;
+  owned.storage = allocate(elements * dtype_size(shape.dtype));
+  owned.packed = {.data = owned.storage.view(shape.dtype, {elements}),
+                  .n = n,
+                  .k = shape.cols,
+                  .experts = shape.experts,
+                  .layout = cpu::kPanelLayout};
+  return owned;
+}
+
+void CpuBackend::pack_rows(const OwnedWeight& weight, int64_t expert, int64_t row_begin,
+                           const TensorView& rows) {
+  const int64_t panel_bytes =
+      cpu::panel_elements(rows.dtype(), rows.cols()) * dtype_size(rows.dtype());
+  const int64_t first = expert * cpu::num_panels(weight.packed.n) + row_begin / cpu::kPanelCols;
+  auto* out = static_cast<std::byte*>(weight.storage.data()) + first * panel_bytes;
+  const cpu::Run run{.threads = threads_, .pool = &pool_};
+  cpu::parallel_chunks(run, cpu::num_panels(rows.rows()), 1, [&](int64_t begin, int64_t end) {
+    const int64_t last = std::min(end * cpu::kPanelCols, rows.rows());
+    cpu::pack_panels(rows.slice_rows(begin * cpu::kPanelCols, last), out + begin * panel_bytes);
+  });
+}
+
+OwnedWeight CpuBackend::load_weight(const WeightShape& shape, const WeightReader& read) {
+  NANO_CHECK(
+      shape.use != WeightUse::kVector && shape.experts >= 1 && shape.rows % shape.experts == 0,
+      "weight [{}, {}] of {} experts", shape.rows, shape.cols, shape.experts);
+  const int64_t row_bytes = shape.cols * dtype_size(shape.dtype);
+  if (!packs(shape.use)) {
+    OwnedWeight owned;
+    owned.storage = allocate(shape.rows * row_bytes);
+    owned.packed = {.data = owned.storage.view(shape.dtype, {shape.rows, shape.cols}),
+                    .n = shape.rows / shape.experts,
+                    .k = shape.cols,
+                    .experts = shape.experts};
+    read(0, owned.packed.data);
+    return owned;
+  }
+  // Large enough that all threads have work, small beside any machine's memory.
+  constexpr int64_t kPieceBytes = int64_t{64} << 20;
+  OwnedWeight owned = allocate_panels(shape);
+  const int64_t n = owned.packed.n;
+  const int64_t fitting = kPieceBytes / std::max<int64_t>(1, row_bytes);
+  const int64_t step = std::max(cpu::kPanelCols, fitting / cpu::kPanelCols * cpu::kPanelCols);
+  const Buffer piece = allocate(std::min(step, n) * row_bytes);
+  for (int64_t expert = 0; expert < shape.experts; ++expert) {
+    for (int64_t row = 0; row < n; row += step) {
+      const TensorView rows = piece.view(shape.dtype, {std::min(step, n - row), shape.cols});
+      read(expert * n + row, rows);
+      pack_rows(owned, expert, row, rows);
+    }
+  }
+  return owned;
 }
 
 OwnedWeight CpuBackend::prepare_weight(const TensorView& weight, WeightUse use, int64_t experts) {
   NANO_CHECK(
       weight.rank() >= 1 && weight.rank() <= 2 && experts >= 1 && weight.rows() % experts == 0,
       "weight {} of {} experts", weight.to_string(), experts);
-  OwnedWeight owned;
-  const bool is_matrix = use == WeightUse::kMatmul || use == WeightUse::kExperts;
-  if (is_matrix && !options_.reference_kernels) {
-    owned.packed = pack(weight, experts, owned.storage);
+  if (packs(use)) {
+    OwnedWeight owned =
+        allocate_panels({weight.rows(), weight.cols(), weight.dtype(), use, experts});
+    const int64_t n = owned.packed.n;
+    for (int64_t e = 0; e < experts; ++e)
+      pack_rows(owned, e, 0, weight.slice_rows(e * n, (e + 1) * n));
     return owned;
   }
+  OwnedWeight owned;
   owned.storage = allocate(weight.size_bytes());
   TensorView data = weight.rank() == 1
                         ? owned.storage.view(weight.dtype(), {weight.rows()})

@@ -42,6 +42,8 @@ class CpuBackend final : public Backend {
   [[nodiscard]] int64_t workspace_bytes(const OpArgs& args,
                                         const LaunchContext& ctx) const override;
   OwnedWeight prepare_weight(const TensorView& weight, WeightUse use, int64_t experts) override;
+  /// Reads row-major weights in place, and packs others in pieces of at most 64 MiB (or 32 rows).
+  OwnedWeight load_weight(const WeightShape& shape, const WeightReader& read) override;
   [[nodiscard]] KvLayout kv_layout(const KvShape& shape) const override;
 
   void launch(const OpArgs& args, const LaunchContext& ctx) override;
@@ -77,7 +79,13 @@ class CpuBackend final : public Backend {
   [[nodiscard]] Mark& mark(EventId id);
   void submit(LaneId lane_id, std::function<void()> work);
   [[nodiscard]] std::function<void()> closure(const OpArgs& args, const LaunchContext& ctx);
-  [[nodiscard]] PackedWeight pack(const TensorView& weight, int64_t experts, Buffer& storage);
+  [[nodiscard]] bool packs(WeightUse use) const;
+  /// Memory for panels of `shape`; what they hold is undefined.
+  [[nodiscard]] OwnedWeight allocate_panels(const WeightShape& shape);
+  /// Packs rows [row_begin, row_begin + rows.rows()) of expert `expert`; row_begin is at a panel's
+  /// begin, and the last row at a panel's or the expert's end.
+  void pack_rows(const OwnedWeight& weight, int64_t expert, int64_t row_begin,
+                 const TensorView& rows);
 
   const CpuBackendOptions options_;
   const int threads_;

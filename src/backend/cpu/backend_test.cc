@@ -1,7 +1,9 @@
 #include "backend/cpu/backend.h"
 
+#include <algorithm>
 #include <atomic>
 #include <chrono>
+#include <cstring>
 #include <random>
 #include <thread>
 
@@ -185,6 +187,40 @@ TEST_F(CpuBackendTest, WeightsAndPagesAreLaidOutAsTheContractSays) {
   const KvLayout layout = backend.kv_layout({.num_kv_heads = 3, .head_dim = 8});
   EXPECT_GE(layout.page_stride, layout.page_size * 3 * 8 * 2);
   EXPECT_EQ(layout.bytes_per_page, layout.page_stride * 2);
+}
+
+TEST(CpuBackendMemory, AWeightInPiecesEqualsAWholeOne) {
+  // Rows of more than a megabyte: an expert takes two pieces, and its last panel is not full.
+  constexpr int64_t kRows = 2 * 35, kCols = 530'001;
+  const Buffer host = allocate_host(kRows * kCols * 2);
+  const TensorView whole = host.view(DType::kBF16, {kRows, kCols});
+  auto* values = static_cast<uint16_t*>(host.data());
+  for (int64_t i = 0; i < kRows * kCols; ++i)
+    values[i] = static_cast<uint16_t>(static_cast<uint64_t>(i) * 0x9e3779b97f4a7c15u >> 48);
+  for (const bool reference : {false, true}) {
+    CpuBackend backend({.threads = 3, .lanes = 1, .reference_kernels = reference});
+    const OwnedWeight want = backend.prepare_weight(whole, WeightUse::kExperts, 2);
+    int64_t next = 0, largest = 0;
+    const OwnedWeight got = backend.load_weight(
+        {kRows, kCols, DType::kBF16, WeightUse::kExperts, 2},
+        [&](int64_t row, const TensorView& out) {
+          EXPECT_EQ(row, next);
+          next += out.rows();
+          largest = std::max(largest, out.size_bytes());
+          for (int64_t r = 0; r < out.rows(); ++r)
+            std::memcpy(out.slice_rows(r, r + 1).data(), values + (row + r) * kCols, kCols * 2);
+        });
+    EXPECT_EQ(next, kRows);
+    EXPECT_TRUE(reference || largest <= int64_t{64} << 20) << largest;
+    EXPECT_EQ(got.packed.n, want.packed.n);
+    EXPECT_EQ(got.packed.k, want.packed.k);
+    EXPECT_EQ(got.packed.experts, 2);
+    EXPECT_EQ(got.packed.layout, want.packed.layout);
+    ASSERT_EQ(got.storage.size(), want.storage.size());
+    EXPECT_EQ(std::memcmp(got.storage.data(), want.storage.data(),
+                          static_cast<size_t>(want.storage.size())),
+              0);
+  }
 }
 
 TEST(CpuBackendRanks, AFailedRankDoesNotLeaveTheOthersHanging) {

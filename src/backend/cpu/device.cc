@@ -31,6 +31,15 @@ std::optional<int64_t> read_number(const std::filesystem::path& path) {
   return std::nullopt;
 }
 
+/// Value of a line "key 123" of a cgroup's memory.stat; 0 when it is missing.
+int64_t stat_bytes(const std::filesystem::path& path, const std::string& key) {
+  std::ifstream file(path);
+  std::string name;
+  for (int64_t value = 0; file >> name >> value;)
+    if (name == key) return value;
+  return 0;
+}
+
 /// Bytes of a line "Key:   123 kB" of /proc/meminfo; 0 when it is missing.
 int64_t meminfo_bytes(const std::string& meminfo, const std::string& key) {
   const size_t at = meminfo.find(key + ":");
@@ -38,7 +47,8 @@ int64_t meminfo_bytes(const std::string& meminfo, const std::string& key) {
   return std::atoll(meminfo.c_str() + at + key.size() + 1) * 1024;
 }
 
-/// Memory limit and use of this process's cgroup (version 2, then version 1).
+/// Memory limit and use of this process's cgroup (version 2, then version 1). Cached file pages
+/// that the kernel would give up do not count as used: reading a checkpoint fills them.
 struct MemoryLimit {
   int64_t limit = std::numeric_limits<int64_t>::max();
   int64_t used = 0;
@@ -48,9 +58,11 @@ MemoryLimit cgroup_memory(const std::filesystem::path& root) {
   const std::filesystem::path v2 = root / "sys/fs/cgroup", v1 = v2 / "memory";
   MemoryLimit memory;
   if (const auto limit = read_number(v2 / "memory.max")) {
-    memory = {*limit, read_number(v2 / "memory.current").value_or(0)};
+    memory = {*limit, read_number(v2 / "memory.current").value_or(0) -
+                          stat_bytes(v2 / "memory.stat", "inactive_file")};
   } else if (const auto old_limit = read_number(v1 / "memory.limit_in_bytes")) {
-    memory = {*old_limit, read_number(v1 / "memory.usage_in_bytes").value_or(0)};
+    memory = {*old_limit, read_number(v1 / "memory.usage_in_bytes").value_or(0) -
+                              stat_bytes(v1 / "memory.stat", "total_inactive_file")};
   }
   return memory;
 }

@@ -40,7 +40,8 @@ TEST(DeviceInfoTest, RespectsContainerLimits) {
   FakeRoot root;
   root.write("proc/meminfo", "MemTotal:  1000 kB\nMemAvailable:  600 kB\n");
   root.write("sys/fs/cgroup/memory.max", "204800\n");
-  root.write("sys/fs/cgroup/memory.current", "100000\n");
+  root.write("sys/fs/cgroup/memory.current", "130000\n");
+  root.write("sys/fs/cgroup/memory.stat", "anon 100000\ninactive_file 30000\n");
   root.write("sys/fs/cgroup/cpu.max", "50000 100000\n");
   const DeviceInfo info = read_device_info(root.path());
   EXPECT_EQ(info.memory_bytes, 204800);

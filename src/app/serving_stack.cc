@@ -9,6 +9,7 @@
 #include "app/pull.h"
 #include "backend/cpu/backend.h"
 #include "base/error.h"
+#include "base/progress.h"
 #include "engine/worker_group.h"
 #include "formats/gguf.h"
 #include "model/graph.h"
@@ -79,15 +80,25 @@ SamplingDefaults sampling_defaults(const GenerationDefaults& generation) {
   return defaults;
 }
 
-/// Half of the free memory, but no more than every sequence at full length could use: a CPU shares
-/// its memory with everything else on the machine.
-int64_t default_cpu_kv_bytes(const EngineConfig& config, const ModelConfig& model, DType dtype) {
-  CpuBackend probe({.threads = 1, .lanes = 1});
+double gib(int64_t bytes) {
+  return static_cast<double>(bytes) / (1 << 30);
+}
+
+/// Half of the memory that the weights will leave free, but no more than every sequence at full
+/// length could use: a CPU shares its memory with everything else on the machine.
+int64_t default_cpu_kv_bytes(const EngineConfig& config, const ModelConfig& model, DType dtype,
+                             int64_t free_bytes) {
   const int64_t longest =
       config.max_model_len > 0 ? config.max_model_len : model.max_position_embeddings;
   const int64_t full =
       config.max_num_seqs * longest * model.kv_bytes_per_token(dtype, config.tp_size);
-  return std::min(full, probe.device().free_bytes / 2 / config.tp_size);
+  const int64_t weights = model.weight_bytes(dtype, config.tp_size) * config.tp_size;
+  if (weights >= free_bytes)
+    throw OutOfMemory(fmt::format(
+        "the weights need {:.1f} GiB, but only {:.1f} GiB of memory are free; \"nanoflow inspect\" "
+        "shows what fits, --kv-cache-gib skips this check",
+        gib(weights), gib(free_bytes)));
+  return std::min(full, (free_bytes - weights) / 2 / config.tp_size);
 }
 
 EngineConfig make_engine_config(const ModelOptions& o, const ModelConfig& model) {
@@ -102,8 +113,11 @@ EngineConfig make_engine_config(const ModelOptions& o, const ModelConfig& model)
   config.dtype = parse_dtype(o.dtype);
   if (!config.dtype.has_value())
     config.dtype = CpuBackend({.threads = 1, .lanes = 1}).device().preferred_dtype;
-  config.kv_cache_bytes = o.kv_cache_gib > 0 ? static_cast<int64_t>(o.kv_cache_gib * (1 << 30))
-                                             : default_cpu_kv_bytes(config, model, *config.dtype);
+  config.kv_cache_bytes =
+      o.kv_cache_gib > 0
+          ? static_cast<int64_t>(o.kv_cache_gib * (1 << 30))
+          : default_cpu_kv_bytes(config, model, *config.dtype,
+                                 CpuBackend({.threads = 1, .lanes = 1}).device().free_bytes);
   config.validate();
   return config;
 }
@@ -113,10 +127,6 @@ int threads_per_rank(const ModelOptions& options) {
   const auto cores = static_cast<int>(std::thread::hardware_concurrency());
   const int threads = options.threads > 0 ? options.threads : cores;
   return std::max(1, threads / options.tensor_parallel_size);
-}
-
-double gib(int64_t bytes) {
-  return static_cast<double>(bytes) / (1 << 30);
 }
 
 void print_summary(const TextModel& text, const ModelConfig& model, const EngineConfig& config,
@@ -133,7 +143,9 @@ void print_summary(const TextModel& text, const ModelConfig& model, const Engine
                              config.tp_size > 1 ? fmt::format(", {} ranks", config.tp_size) : ""));
   line("memory", fmt::format("weights {:.2f} GiB, KV cache {:.2f} GiB = {} tokens",
                              gib(model.weight_bytes(*config.dtype, config.tp_size)),
-                             gib(config.kv_cache_bytes), text.limits.kv_tokens()));
+                             gib(text.limits.kv_tokens() *
+                                 model.kv_bytes_per_token(*config.dtype, config.tp_size)),
+                             text.limits.kv_tokens()));
   line("limits",
        fmt::format("{} tokens per request, {} sequences, {} rows per step, {:.1f} requests "
                    "at full length",
@@ -192,11 +204,19 @@ ServingStack ServingStack::load(const ModelOptions& options) {
     if (comm.rank() == 0) device = backend->device();
     return backend;
   };
-  std::unique_ptr<StepRunner> runner = make_worker_group(stack.engine_config_, stack.model_config_,
-                                                         *source, make_backend, *stack.logger_);
+  std::optional<ProgressBar> bar;  // from the first weight on: a refused checkpoint draws none
+  const auto progress = [&bar](int64_t done, int64_t total) {
+    if (!bar.has_value()) bar.emplace("Loading weights", total, ProgressBar::Unit::kBytes, stderr);
+    bar->set_total(total);
+    bar->set(done);
+  };
+  std::unique_ptr<StepRunner> runner = make_worker_group(
+      stack.engine_config_, stack.model_config_, *source, make_backend, *stack.logger_, progress);
+  if (bar.has_value()) bar->finish();
   stack.engine_ = std::make_unique<Engine>(stack.engine_config_, std::move(runner), *stack.clock_,
                                            *stack.logger_);
   stack.text_->limits = stack.engine_->limits();
+  stack.device_ = device;
   print_summary(*stack.text_, stack.model_config_, stack.engine_config_, device,
                 stack.clock_->now_s() - start_s);
   return stack;

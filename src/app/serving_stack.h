@@ -12,6 +12,7 @@
 #include "engine/config.h"
 #include "engine/engine.h"
 #include "model/config.h"
+#include "ops/backend.h"
 #include "ops/busy_times.h"
 
 namespace nanoflow {
@@ -32,6 +33,8 @@ class ServingStack {
   [[nodiscard]] const TextModel& text() const { return *text_; }
   [[nodiscard]] const EngineConfig& engine_config() const { return engine_config_; }
   [[nodiscard]] const ModelConfig& model_config() const { return model_config_; }
+  /// The device of rank 0 as it was at start.
+  [[nodiscard]] const DeviceInfo& device() const { return device_; }
   /// Where rank 0's device time went.
   [[nodiscard]] BusySnapshot busy() const { return busy_->snapshot(); }
   [[nodiscard]] Logger& logger() { return *logger_; }
@@ -46,6 +49,7 @@ class ServingStack {
   std::unique_ptr<TextModel> text_;
   EngineConfig engine_config_;
   ModelConfig model_config_;
+  DeviceInfo device_;
   std::unique_ptr<Engine> engine_;
 };
 

@@ -19,7 +19,7 @@ namespace {
 constexpr int64_t kMaxSampleChunk = 1024;
 
 LoadOptions load_options(const EngineConfig& config, const ModelConfig& model, DType act,
-                         int tp_rank) {
+                         int tp_rank, const LoadProgress& progress) {
   if (config.max_model_len > model.max_position_embeddings) {
     throw ConfigError("max_model_len",
                       fmt::format("is {}, but the model's positions end at {}",
@@ -32,13 +32,15 @@ LoadOptions load_options(const EngineConfig& config, const ModelConfig& model, D
   options.max_positions = config.max_model_len;
   options.num_threads = std::max(
       1, static_cast<int>(std::thread::hardware_concurrency()) / std::max(1, config.tp_size));
+  if (tp_rank == 0) options.progress = progress;
   return options;
 }
 
 }  // namespace
 
 Worker::Worker(const EngineConfig& config, const ModelConfig& model, const CheckpointSource& source,
-               std::unique_ptr<Backend> backend, int tp_rank, Logger& logger)
+               std::unique_ptr<Backend> backend, int tp_rank, Logger& logger,
+               const LoadProgress& progress)
     : config_(config),
       model_(model),
       logger_(logger),
@@ -46,7 +48,7 @@ Worker::Worker(const EngineConfig& config, const ModelConfig& model, const Check
       backend_(std::move(backend)),
       act_(config.dtype.value_or(backend_->device().preferred_dtype)),
       kv_layout_(backend_->kv_layout({model.kv_heads(config.tp_size), model.head_dim, act_})),
-      weights_(model, source, *backend_, load_options(config, model, act_, tp_rank)),
+      weights_(model, source, *backend_, load_options(config, model, act_, tp_rank, progress)),
       plans_(*backend_, model_, weights_, act_, config.tp_size, config.pipeline, step_capacity()),
       executor_(*backend_),
       result_arrays_(*backend_, step_capacity().sample_chunk * step_capacity().sample_chunks) {}

@@ -91,7 +91,7 @@ std::vector<Value> get_all(std::vector<std::future<Value>>& futures) {
 class WorkerGroup final : public StepRunner {
  public:
   WorkerGroup(const EngineConfig& config, const ModelConfig& model, const CheckpointSource& source,
-              const BackendFactory& make_backend, Logger& logger)
+              const BackendFactory& make_backend, Logger& logger, const LoadProgress& progress)
       : communicators_(make_in_process_group(config.tp_size)) {
     for (const auto& communicator : communicators_) {
       ranks_.push_back(std::make_unique<RankThread>(*communicator));
@@ -100,7 +100,7 @@ class WorkerGroup final : public StepRunner {
         on_all<int64_t>([&](std::unique_ptr<Worker>& worker, int rank) {
           worker = std::make_unique<Worker>(
               config, model, source, make_backend(*communicators_[static_cast<size_t>(rank)]), rank,
-              logger);
+              logger, progress);
           return worker->affordable_pages();
         });
     const int64_t num_pages = *std::min_element(pages.begin(), pages.end());
@@ -158,10 +158,11 @@ class WorkerGroup final : public StepRunner {
 
 std::unique_ptr<StepRunner> make_worker_group(const EngineConfig& config, const ModelConfig& model,
                                               const CheckpointSource& source,
-                                              const BackendFactory& make_backend, Logger& logger) {
+                                              const BackendFactory& make_backend, Logger& logger,
+                                              const LoadProgress& progress) {
   config.validate();
   model.validate_tp(config.tp_size);
-  return std::make_unique<WorkerGroup>(config, model, source, make_backend, logger);
+  return std::make_unique<WorkerGroup>(config, model, source, make_backend, logger, progress);
 }
 
 }  // namespace nanoflow

@@ -11,6 +11,7 @@
 #include "engine/step_runner.h"
 #include "model/config.h"
 #include "model/source.h"
+#include "model/weights.h"
 #include "ops/backend.h"
 
 namespace nanoflow {
@@ -20,10 +21,11 @@ namespace nanoflow {
 using BackendFactory = std::function<std::unique_ptr<Backend>(Communicator& communicator)>;
 
 /// Loads the model on config.tp_size ranks of this process and allocates everything. `source` is
-/// only read before this returns. Throws ConfigError, FormatError, IoError, or OutOfMemory saying
-/// what to lower.
+/// only read before this returns; `progress`, when not empty, is called on rank 0's thread before
+/// then. Throws ConfigError, FormatError, IoError, or OutOfMemory saying what to lower.
 std::unique_ptr<StepRunner> make_worker_group(const EngineConfig& config, const ModelConfig& model,
                                               const CheckpointSource& source,
-                                              const BackendFactory& make_backend, Logger& logger);
+                                              const BackendFactory& make_backend, Logger& logger,
+                                              const LoadProgress& progress = {});
 
 }  // namespace nanoflow

@@ -25,7 +25,7 @@ struct Chunk {
   int64_t row_begin;
   int64_t rows;
 };
-constexpr int64_t kChunkElements = 1 << 18;
+constexpr int64_t kChunkElements = 1 << 17;
 
 /// The parts of `spec` that are its rows [row_begin, row_begin + rows).
 std::vector<Chunk> cut_into_chunks(const WeightSpec& spec, int64_t row_begin, int64_t rows) {

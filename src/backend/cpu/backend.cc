@@ -132,15 +132,19 @@ OwnedWeight CpuBackend::load_weight(const WeightShape& shape, const WeightReader
     return owned;
   }
   // Large enough that all threads have work, small beside any machine's memory.
-  constexpr int64_t kPieceBytes = int64_t{64} << 20;
+  constexpr int64_t kPieceBytes = int64_t{16} << 20;
   OwnedWeight owned = allocate_panels(shape);
   const int64_t n = owned.packed.n;
   const int64_t fitting = kPieceBytes / std::max<int64_t>(1, row_bytes);
   const int64_t step = std::max(cpu::kPanelCols, fitting / cpu::kPanelCols * cpu::kPanelCols);
-  const Buffer piece = allocate(std::min(step, n) * row_bytes);
+  const int64_t piece_bytes = std::min(step, n) * row_bytes;
+  if (piece_.size() < piece_bytes) {
+    piece_ = Buffer();  // first, so that two never exist
+    piece_ = allocate(piece_bytes);
+  }
   for (int64_t expert = 0; expert < shape.experts; ++expert) {
     for (int64_t row = 0; row < n; row += step) {
-      const TensorView rows = piece.view(shape.dtype, {std::min(step, n - row), shape.cols});
+      const TensorView rows = piece_.view(shape.dtype, {std::min(step, n - row), shape.cols});
       read(expert * n + row, rows);
       pack_rows(owned, expert, row, rows);
     }

@@ -42,7 +42,7 @@ class CpuBackend final : public Backend {
   [[nodiscard]] int64_t workspace_bytes(const OpArgs& args,
                                         const LaunchContext& ctx) const override;
   OwnedWeight prepare_weight(const TensorView& weight, WeightUse use, int64_t experts) override;
-  /// Reads row-major weights in place, and packs others in pieces of at most 64 MiB (or 32 rows).
+  /// Reads row-major weights in place, and packs others in pieces of at most 16 MiB (or 32 rows).
   OwnedWeight load_weight(const WeightShape& shape, const WeightReader& read) override;
   [[nodiscard]] KvLayout kv_layout(const KvShape& shape) const override;
 
@@ -89,6 +89,9 @@ class CpuBackend final : public Backend {
 
   const CpuBackendOptions options_;
   const int threads_;
+  // Rows that load_weight is about to pack. Kept between weights, so that its pages are touched for
+  // the first time once.
+  Buffer piece_;
   cpu::Failure failure_;
   cpu::Pool pool_;
   std::vector<cpu::Scratch> scratch_;  // one per lane

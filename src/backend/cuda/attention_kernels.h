@@ -1,5 +1,5 @@
 // Plain C++ border of the attention kernels: what attention.cc hands to the .cu files. It includes
-// nothing of ops/, whose headers nvcc's C++20 does not take (fmt's compile-time format strings).
+// nothing of ops/, so that nvcc need not read fmt.
 #pragma once
 
 #include <cuda.h>

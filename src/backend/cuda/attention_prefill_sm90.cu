@@ -231,6 +231,15 @@ __device__ void clear_values(uint32_t v_at, int from, int group) {
   named_barrier(1 + group, 128);
 }
 
+/// The warpgroups issue their products in turn, so that one computes weights while the other's
+/// products run (Shah et al. 2024, section 3.1).
+__device__ __forceinline__ void await_turn(int group) {
+  named_barrier(3 + group, 256);
+}
+__device__ __forceinline__ void pass_turn(int group) {
+  asm volatile("bar.arrive %0, %1;" ::"r"(4 - group), "r"(256) : "memory");
+}
+
 /// One work of a warpgroup, whose query rows are on their way; brings those of `next` (no rows:
 /// there is none) as soon as the last scores are made.
 template <typename T, int D>
@@ -258,8 +267,10 @@ __device__ void attend(const AttentionParams& p, const Work& w, const Work& next
   named_barrier(1 + group, 128);
   barrier_wait(shared_address(&bars.k_full[ring.stage]), ring.parity);
   wgmma::pin(s);
+  await_turn(group);
   wgmma::fence();
   Rows<T, D>::score(s, q_at, k_at + static_cast<uint32_t>(ring.stage) * tile_bytes);
+  pass_turn(group);
   wgmma::wait<0>();
   wgmma::pin(s);
   release(&bars.k_empty[ring.stage]);
@@ -272,9 +283,11 @@ __device__ void attend(const AttentionParams& p, const Work& w, const Work& next
     wgmma::pin(s);
     wgmma::pin(rows.out);
     rows.pin_weights();
+    await_turn(group);
     wgmma::fence();
     Rows<T, D>::score(s, q_at, k_at + static_cast<uint32_t>(ring.stage) * tile_bytes);
     rows.add_values(v_at + static_cast<uint32_t>(behind.stage) * tile_bytes, tile > 1);
+    pass_turn(group);
     wgmma::wait<1>();
     wgmma::pin(s);
     release(&bars.k_empty[ring.stage]);
@@ -343,6 +356,7 @@ __global__ void __launch_bounds__(kThreads, 1)
       const int index = snake(i);
       return index < total ? work_of(p, tiles, index) : Work{};
     };
+    if (thread / 128 == 1) pass_turn(1);  // warpgroup 0 begins
     Work w = work_at(0);
     if (w.rows > 0) copy_queries<T, D>(q_at, p, w, thread / 128);
     for (int i = 0; w.rows > 0; ++i) {

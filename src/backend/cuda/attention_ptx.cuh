@@ -146,6 +146,13 @@ __device__ __forceinline__ void load_matrices_transposed(uint32_t (&r)[4], uint3
                : "memory");
 }
 
+/// An 8x8 matrix in fragment form (row lane / 4, columns 2 (lane % 4) and + 1), transposed.
+__device__ __forceinline__ uint32_t transpose(uint32_t x) {
+  uint32_t r;
+  asm volatile("movmatrix.sync.aligned.m8n8.trans.b16 %0, %1;" : "=r"(r) : "r"(x));
+  return r;
+}
+
 /// d += a @ b for one 16x8x16 tile of a warp.
 template <typename T>
 __device__ __forceinline__ void mma(float (&d)[4], const uint32_t (&a)[4], uint32_t b0,

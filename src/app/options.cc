@@ -2,6 +2,8 @@
 
 #include <CLI/CLI.hpp>
 
+#include "app/device_choice.h"
+
 namespace nanoflow {
 
 void add_model_options(CLI::App& command, ModelOptions& o) {
@@ -33,8 +35,12 @@ void add_model_options(CLI::App& command, ModelOptions& o) {
       ->group(model);
 
   const char* engine = "Engine";
-  command.add_option("--device", o.device, "auto or cpu")
-      ->check(CLI::IsMember({"auto", "cpu"}))
+  command
+      .add_option("--device", o.device,
+                  "cpu, cuda, cuda:<number>, or auto: the GPU where one is visible")
+      ->check([](const std::string& name) {
+        return is_device_name(name) ? std::string() : "use auto, cpu, cuda or cuda:<number>";
+      })
       ->capture_default_str()
       ->group(engine);
   command.add_option("--threads", o.threads, "CPU threads; 0: every core")

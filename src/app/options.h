@@ -21,7 +21,7 @@ struct ModelOptions {
   std::string chat_template;         ///< built-in name or file; "": the model's own
   std::string load_format = "auto";  ///< auto | dummy
   std::string dtype = "auto";        ///< auto | bfloat16 | float16 | float32
-  std::string device = "auto";       ///< auto | cpu
+  std::string device = "auto";       ///< auto | cpu | cuda | cuda:<number>
   int threads = 0;                   ///< CPU threads, 0: all cores
   int tensor_parallel_size = 1;
   std::string pipeline = "sequential";  ///< a generator's name or a spec file

@@ -6,8 +6,8 @@
 
 #include <fmt/format.h>
 
+#include "app/device_choice.h"
 #include "app/pull.h"
-#include "backend/cpu/backend.h"
 #include "base/error.h"
 #include "base/progress.h"
 #include "engine/worker_group.h"
@@ -101,7 +101,8 @@ int64_t default_cpu_kv_bytes(const EngineConfig& config, const ModelConfig& mode
   return std::min(full, (free_bytes - weights) / 2 / config.tp_size);
 }
 
-EngineConfig make_engine_config(const ModelOptions& o, const ModelConfig& model) {
+EngineConfig make_engine_config(const ModelOptions& o, const ModelConfig& model,
+                                const DeviceChoice& device) {
   EngineConfig config;
   config.tp_size = o.tensor_parallel_size;
   config.pipeline = o.pipeline;
@@ -111,13 +112,13 @@ EngineConfig make_engine_config(const ModelOptions& o, const ModelConfig& model)
   if (o.max_num_seqs > 0) config.max_num_seqs = o.max_num_seqs;
   if (o.max_num_batched_tokens > 0) config.max_num_batched_tokens = o.max_num_batched_tokens;
   config.dtype = parse_dtype(o.dtype);
-  if (!config.dtype.has_value())
-    config.dtype = CpuBackend({.threads = 1, .lanes = 1}).device().preferred_dtype;
-  config.kv_cache_bytes =
-      o.kv_cache_gib > 0
-          ? static_cast<int64_t>(o.kv_cache_gib * (1 << 30))
-          : default_cpu_kv_bytes(config, model, *config.dtype,
-                                 CpuBackend({.threads = 1, .lanes = 1}).device().free_bytes);
+  if (!config.dtype.has_value()) config.dtype = device_info(device).preferred_dtype;
+  if (o.kv_cache_gib > 0) {
+    config.kv_cache_bytes = static_cast<int64_t>(o.kv_cache_gib * (1 << 30));
+  } else if (!device.is_cuda) {  // a GPU gives what weights and work leave (kv_memory_fraction)
+    config.kv_cache_bytes =
+        default_cpu_kv_bytes(config, model, *config.dtype, device_info(device).free_bytes);
+  }
   config.validate();
   return config;
 }
@@ -184,7 +185,10 @@ ServingStack ServingStack::load(const ModelOptions& options) {
 
   const std::filesystem::path path = resolve_model(options);
   stack.model_config_ = read_model_config(path);
-  stack.engine_config_ = make_engine_config(options, stack.model_config_);
+  const DeviceChoice choice = choose_device(options.device);
+  if (choice.is_cuda && options.reference_kernels)
+    throw ConfigError("--reference-kernels", "are the CPU's: add --device cpu");
+  stack.engine_config_ = make_engine_config(options, stack.model_config_, choice);
   stack.text_ = std::make_unique<TextModel>();
   stack.text_->name = model_name(options, path);
   stack.text_->defaults = sampling_defaults(stack.model_config_.generation);
@@ -196,11 +200,11 @@ ServingStack ServingStack::load(const ModelOptions& options) {
           : open_checkpoint(path, stack.model_config_);
   DeviceInfo device;
   const auto make_backend = [&](Communicator& comm) -> std::unique_ptr<Backend> {
-    auto backend = std::make_unique<CpuBackend>(
-        CpuBackendOptions{.threads = threads_per_rank(options),
-                          .comm = &comm,
-                          .reference_kernels = options.reference_kernels,
-                          .busy = comm.rank() == 0 ? stack.busy_.get() : nullptr});
+    auto backend =
+        nanoflow::make_backend(choice, {.threads = threads_per_rank(options),
+                                        .comm = &comm,
+                                        .reference_kernels = options.reference_kernels,
+                                        .busy = comm.rank() == 0 ? stack.busy_.get() : nullptr});
     if (comm.rank() == 0) device = backend->device();
     return backend;
   };

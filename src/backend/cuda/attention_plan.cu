@@ -84,15 +84,13 @@ __global__ void __launch_bounds__(kThreads)
   for (int i = thread; i < num_tiles; i += kThreads)
     atomicAdd(&counts[bucket_of(pages_of(found[i]))], 1);
   __syncthreads();
-  if (thread == 0) {
-    int at = 0;
-    for (int b = kBuckets - 1; b >= 0; --b) {
-      const int count = counts[b];
-      counts[b] = at;
-      at += count;
-    }
-    plan->num_tiles = num_tiles;
-  }
+  // Where each bucket begins, the most expensive one first.
+  const int bucket = kBuckets - 1 - thread;
+  const int count = bucket >= 0 ? counts[bucket] : 0;
+  int all;
+  const int up_to = block_scan<false>(count, warp_values, all);
+  if (bucket >= 0) counts[bucket] = up_to - count;
+  if (thread == 0) plan->num_tiles = num_tiles;
   __syncthreads();
   for (int i = thread; i < num_tiles; i += kThreads)
     sorted[atomicAdd(&counts[bucket_of(pages_of(found[i]))], 1)] = found[i];

@@ -13,8 +13,6 @@
 namespace nanoflow::cuda {
 namespace {
 
-using namespace ptx;
-
 constexpr int kWarps = kTileRows / 16;
 constexpr int kThreads = kWarps * 32;
 
@@ -43,8 +41,8 @@ __device__ void copy_queries(uint32_t to, const AttentionParams& p, const Work& 
     const int packed = i / kChunks, chunk = i % kChunks;
     const int token = packed / p.group, member = packed % p.group;
     const bool ok = token < w.rows && chunk * 8 < p.head_dim;
-    copy16(to + tile_offset<D>(packed, chunk),
-           ok ? q + token * p.q_stride + member * p.head_dim + chunk * 8 : q, ok);
+    ptx::copy16(to + tile_offset<D>(packed, chunk),
+                ok ? q + token * p.q_stride + member * p.head_dim + chunk * 8 : q, ok);
   }
 }
 
@@ -79,14 +77,14 @@ struct Rows {
 #pragma unroll
     for (int k = 0; k < D / 16; ++k) {
       uint32_t a[4];
-      load_matrices(a, q_at + tile_offset<D>(packed0 + lane % 16, 2 * k + lane / 16));
+      ptx::load_matrices(a, q_at + tile_offset<D>(packed0 + lane % 16, 2 * k + lane / 16));
 #pragma unroll
       for (int n = 0; n < kAttentionPage / 16; ++n) {
         uint32_t b[4];
-        load_matrices(
+        ptx::load_matrices(
             b, k_at + tile_offset<D>(n * 16 + lane % 8 + lane / 16 * 8, 2 * k + lane / 8 % 2));
-        mma<T>(s[2 * n], a, b[0], b[1]);
-        mma<T>(s[2 * n + 1], a, b[2], b[3]);
+        ptx::mma<T>(s[2 * n], a, b[0], b[1]);
+        ptx::mma<T>(s[2 * n + 1], a, b[2], b[3]);
       }
     }
     float top[2] = {max[0], max[1]};
@@ -104,7 +102,7 @@ struct Rows {
       top[r] = fmaxf(top[r], __shfl_xor_sync(~0u, top[r], 1));
       top[r] = fmaxf(top[r], __shfl_xor_sync(~0u, top[r], 2));
       shift[r] = top[r] == -INFINITY ? 0 : top[r] * scale_log2;  // no key counted yet
-      const float factor = exp2_fast(max[r] * scale_log2 - shift[r]);
+      const float factor = ptx::exp2_fast(max[r] * scale_log2 - shift[r]);
       max[r] = top[r];
       sum[r] *= factor;
 #pragma unroll
@@ -117,11 +115,11 @@ struct Rows {
     for (int n = 0; n < kAttentionPage / 8; ++n) {
 #pragma unroll
       for (int j = 0; j < 4; ++j) {
-        s[n][j] = exp2_fast(s[n][j] * scale_log2 - shift[j / 2]);
+        s[n][j] = ptx::exp2_fast(s[n][j] * scale_log2 - shift[j / 2]);
         sum[j / 2] += s[n][j];
       }
-      weights[n / 2][n % 2 * 2] = pack<T>(s[n][0], s[n][1]);
-      weights[n / 2][n % 2 * 2 + 1] = pack<T>(s[n][2], s[n][3]);
+      weights[n / 2][n % 2 * 2] = ptx::pack<T>(s[n][0], s[n][1]);
+      weights[n / 2][n % 2 * 2 + 1] = ptx::pack<T>(s[n][2], s[n][3]);
     }
   }
 
@@ -132,9 +130,10 @@ struct Rows {
 #pragma unroll
       for (int d = 0; d < D / 16; ++d) {
         uint32_t b[4];
-        load_matrices_transposed(b, v_at + tile_offset<D>(k * 16 + lane % 16, 2 * d + lane / 16));
-        mma<T>(out[2 * d], weights[k], b[0], b[1]);
-        mma<T>(out[2 * d + 1], weights[k], b[2], b[3]);
+        ptx::load_matrices_transposed(b,
+                                      v_at + tile_offset<D>(k * 16 + lane % 16, 2 * d + lane / 16));
+        ptx::mma<T>(out[2 * d], weights[k], b[0], b[1]);
+        ptx::mma<T>(out[2 * d + 1], weights[k], b[2], b[3]);
       }
   }
 
@@ -184,7 +183,7 @@ __device__ void attend(const AttentionParams& p, const Work& w, uint32_t shared_
     const int valid = w.position + w.rows - index * kAttentionPage;
     copy_tile<T, D>(to, p.k, p, page, w.head, valid, thread, kThreads);
     copy_tile<T, D>(to + kTileBytes, p.v, p, page, w.head, valid, thread, kThreads);
-    copy_commit();
+    ptx::copy_commit();
   };
   copy_queries<T, D>(q_at, p, w);
   fetch(w.first);
@@ -193,9 +192,9 @@ __device__ void attend(const AttentionParams& p, const Work& w, uint32_t shared_
   for (int index = w.first; index < w.last; ++index) {
     if (kBuffers < D >> 1 && index + 1 < w.last) {
       fetch(index + 1);
-      copy_wait<1>();
+      ptx::copy_wait<1>();
     } else {
-      copy_wait<0>();
+      ptx::copy_wait<0>();
     }
     __syncthreads();
     const uint32_t k_at =
@@ -215,7 +214,7 @@ __device__ void attend(const AttentionParams& p, const Work& w, uint32_t shared_
 template <typename T, int D>
 __global__ void __launch_bounds__(kThreads) prefill_kernel(const AttentionParams p) {
   extern __shared__ char shared[];
-  const uint32_t shared_at = (shared_address(shared) + 1023) / 1024 * 1024;
+  const uint32_t shared_at = (ptx::shared_address(shared) + 1023) / 1024 * 1024;
   const auto* plan = static_cast<const PrefillPlan*>(p.workspace);
   const auto* tiles = reinterpret_cast<const PrefillTile*>(plan + 1);
   const int total = plan->num_tiles * p.num_kv_heads;

@@ -13,8 +13,6 @@
 namespace nanoflow::cuda {
 namespace {
 
-using namespace ptx;
-
 constexpr int kKeys = 2 * kAttentionPage;
 constexpr int kConsumers = 2;
 constexpr int kThreads = (kConsumers + 1) * 128;
@@ -79,13 +77,13 @@ __device__ void produce_tile(const KvMaps& maps, const Work& w, const int32_t* p
   const uint32_t bytes = static_cast<uint32_t>(count) * (kTileBytes<D> / 2);
   const int ids[2] = {pages[2 * tile], count > 1 ? pages[2 * tile + 1] : 0};
   const auto bring = [&](const CUtensorMap* map, uint32_t at, uint64_t* full, uint64_t* empty) {
-    barrier_wait(shared_address(empty), ring.parity ^ 1);
-    barrier_expect(shared_address(full), bytes);
+    ptx::barrier_wait(ptx::shared_address(empty), ring.parity ^ 1);
+    ptx::barrier_expect(ptx::shared_address(full), bytes);
     for (int page = 0; page < count; ++page)
       for (int block = 0; block < D / 64; ++block)
-        bulk_box(at + static_cast<uint32_t>(block) * kBlockBytes +
-                     static_cast<uint32_t>(page) * (kBlockBytes / 2),
-                 map, shared_address(full), 0, 0, block, w.head, ids[page]);
+        ptx::bulk_box(at + static_cast<uint32_t>(block) * kBlockBytes +
+                          static_cast<uint32_t>(page) * (kBlockBytes / 2),
+                      map, ptx::shared_address(full), 0, 0, block, w.head, ids[page]);
   };
   const uint32_t offset = static_cast<uint32_t>(ring.stage) * kTileBytes<D>;
   bring(&maps.k, k_at + offset, &bars.k_full[ring.stage], &bars.k_empty[ring.stage]);
@@ -153,13 +151,13 @@ struct Rows {
       top[r] = fmaxf(top[r], __shfl_xor_sync(~0u, top[r], 1));
       top[r] = fmaxf(top[r], __shfl_xor_sync(~0u, top[r], 2));
       shift[r] = top[r] == -INFINITY ? 0 : top[r] * scale_log2;  // no key counted yet
-      factor[r] = exp2_fast(max[r] * scale_log2 - shift[r]);
+      factor[r] = ptx::exp2_fast(max[r] * scale_log2 - shift[r]);
       max[r] = top[r];
       sum[r] *= factor[r];
     }
 #pragma unroll
     for (int i = 0; i < kKeys / 2; ++i) {
-      s[i] = exp2_fast(s[i] * scale_log2 - shift[i / 2 % 2]);
+      s[i] = ptx::exp2_fast(s[i] * scale_log2 - shift[i / 2 % 2]);
       sum[i / 2 % 2] += s[i];
     }
   }
@@ -168,7 +166,8 @@ struct Rows {
 #pragma unroll
     for (int k = 0; k < kKeys / 16; ++k)
 #pragma unroll
-      for (int j = 0; j < 4; ++j) weights[k][j] = pack<T>(s[8 * k + 2 * j], s[8 * k + 2 * j + 1]);
+      for (int j = 0; j < 4; ++j)
+        weights[k][j] = ptx::pack<T>(s[8 * k + 2 * j], s[8 * k + 2 * j + 1]);
   }
 
   __device__ void pin_weights() {
@@ -213,10 +212,10 @@ __device__ void copy_queries(uint32_t to, const AttentionParams& p, const Work& 
     const int packed = group * 64 + i / kChunks, chunk = i % kChunks;
     const int token = packed / p.group, member = packed % p.group;
     const bool ok = token < w.rows && chunk * 8 < p.head_dim;
-    copy16(to + tile_offset<D, kTileRowsSm90>(packed, chunk),
-           ok ? q + token * p.q_stride + member * p.head_dim + chunk * 8 : q, ok);
+    ptx::copy16(to + tile_offset<D, kTileRowsSm90>(packed, chunk),
+                ok ? q + token * p.q_stride + member * p.head_dim + chunk * 8 : q, ok);
   }
-  copy_commit();
+  ptx::copy_commit();
 }
 
 /// Zeros the rows of a V tile from `from` on: slots behind the sequence may hold NaN, and 0 * NaN
@@ -227,14 +226,14 @@ __device__ void clear_values(uint32_t v_at, int from, int group) {
     const uint32_t at = v_at + tile_offset<D, kKeys>(from + i / (D / 8), i % (D / 8));
     asm volatile("st.shared.v4.b32 [%0], {%1, %1, %1, %1};" ::"r"(at), "r"(0) : "memory");
   }
-  fence_async();
-  named_barrier(1 + group, 128);
+  ptx::fence_async();
+  ptx::named_barrier(1 + group, 128);
 }
 
 /// The warpgroups issue their products in turn, so that one computes weights while the other's
 /// products run (Shah et al. 2024, section 3.1).
 __device__ __forceinline__ void await_turn(int group) {
-  named_barrier(3 + group, 256);
+  ptx::named_barrier(3 + group, 256);
 }
 __device__ __forceinline__ void pass_turn(int group) {
   asm volatile("bar.arrive %0, %1;" ::"r"(4 - group), "r"(256) : "memory");
@@ -252,7 +251,7 @@ __device__ void attend(const AttentionParams& p, const Work& w, const Work& next
   Rows<T, D> rows;
   rows.start(p, w, packed0);
   const auto release = [&](uint64_t* bar) {
-    if (thread % 32 == 0) barrier_arrive(shared_address(bar));
+    if (thread % 32 == 0) ptx::barrier_arrive(ptx::shared_address(bar));
   };
   // Every row of the block counts every key of the tile.
   const auto whole = [&](int tile) {
@@ -262,10 +261,10 @@ __device__ void attend(const AttentionParams& p, const Work& w, const Work& next
   float s[kKeys / 2], factor[2];
   Ring behind = ring;
   const auto tile_bytes = kTileBytes<D>;
-  copy_wait<0>();
-  fence_async();
-  named_barrier(1 + group, 128);
-  barrier_wait(shared_address(&bars.k_full[ring.stage]), ring.parity);
+  ptx::copy_wait<0>();
+  ptx::fence_async();
+  ptx::named_barrier(1 + group, 128);
+  ptx::barrier_wait(ptx::shared_address(&bars.k_full[ring.stage]), ring.parity);
   wgmma::pin(s);
   await_turn(group);
   wgmma::fence();
@@ -278,8 +277,8 @@ __device__ void attend(const AttentionParams& p, const Work& w, const Work& next
   rows.soften(s, factor, p.scale_log2, key_base, whole(0));
   rows.keep(s);
   for (int tile = 1; tile < tiles; ++tile) {
-    barrier_wait(shared_address(&bars.v_full[behind.stage]), behind.parity);
-    barrier_wait(shared_address(&bars.k_full[ring.stage]), ring.parity);
+    ptx::barrier_wait(ptx::shared_address(&bars.v_full[behind.stage]), behind.parity);
+    ptx::barrier_wait(ptx::shared_address(&bars.k_full[ring.stage]), ring.parity);
     wgmma::pin(s);
     wgmma::pin(rows.out);
     rows.pin_weights();
@@ -300,9 +299,9 @@ __device__ void attend(const AttentionParams& p, const Work& w, const Work& next
     behind = ring;
     ring.advance(kStages<D>);
   }
-  named_barrier(1 + group, 128);  // all four warps are done with the query rows
+  ptx::named_barrier(1 + group, 128);  // all four warps are done with the query rows
   if (next.rows > 0) copy_queries<T, D>(q_base, p, next, group);
-  barrier_wait(shared_address(&bars.v_full[behind.stage]), behind.parity);
+  ptx::barrier_wait(ptx::shared_address(&bars.v_full[behind.stage]), behind.parity);
   const uint32_t last_at = v_at + static_cast<uint32_t>(behind.stage) * tile_bytes;
   const int valid = w.key_end() - (key_base + (tiles - 1) * kKeys);
   if (valid < kKeys) clear_values<D>(last_at, valid, group);
@@ -322,18 +321,18 @@ __global__ void __launch_bounds__(kThreads, 1)
     prefill_kernel(const AttentionParams p, const __grid_constant__ KvMaps maps) {
 #if defined(__CUDA_ARCH_FEAT_SM90_ALL)
   extern __shared__ char shared[];
-  const uint32_t aligned = (shared_address(shared) + 1023) / 1024 * 1024;
-  char* base = shared + (aligned - shared_address(shared));
+  const uint32_t aligned = (ptx::shared_address(shared) + 1023) / 1024 * 1024;
+  char* base = shared + (aligned - ptx::shared_address(shared));
   const uint32_t q_at = aligned, k_at = q_at + kTileBytes<D>,
                  v_at = k_at + kStages<D> * kTileBytes<D>;
   auto& bars = *reinterpret_cast<Barriers*>(base + (1 + 2 * kStages<D>)*kTileBytes<D>);
   const int thread = static_cast<int>(threadIdx.x);
   if (thread < kStages<D>) {
-    barrier_init(shared_address(&bars.k_full[thread]), 1);
-    barrier_init(shared_address(&bars.v_full[thread]), 1);
-    barrier_init(shared_address(&bars.k_empty[thread]), kConsumers * 4);
-    barrier_init(shared_address(&bars.v_empty[thread]), kConsumers * 4);
-    fence_async();
+    ptx::barrier_init(ptx::shared_address(&bars.k_full[thread]), 1);
+    ptx::barrier_init(ptx::shared_address(&bars.v_full[thread]), 1);
+    ptx::barrier_init(ptx::shared_address(&bars.k_empty[thread]), kConsumers * 4);
+    ptx::barrier_init(ptx::shared_address(&bars.v_empty[thread]), kConsumers * 4);
+    ptx::fence_async();
   }
   __syncthreads();
   const auto* plan = static_cast<const PrefillPlan*>(p.workspace);

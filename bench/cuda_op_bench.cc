@@ -6,6 +6,7 @@
 // Usage: cuda_op_bench [seconds per entry]
 #include <algorithm>
 #include <chrono>
+#include <cstdio>
 #include <cstdlib>
 #include <cstring>
 #include <functional>

@@ -2,6 +2,7 @@
 #include "engine/engine.h"
 
 #include <atomic>
+#include <limits>
 #include <map>
 #include <set>
 #include <thread>
@@ -169,14 +170,15 @@ TEST_F(EngineTest, SettingsAreChecked) {
   };
   EXPECT_EQ(field([](auto&) {}), "");
   EXPECT_TRUE(
-      names(field([](auto& c) { c.max_num_batched_tokens = 0; }), "max_num_batched_tokens"));
-  EXPECT_TRUE(names(field([](auto& c) { c.max_num_seqs = 4096; }), "max_num_seqs"));
-  EXPECT_TRUE(names(field([](auto& c) { c.max_model_len = -1; }), "max_model_len"));
-  EXPECT_TRUE(names(field([](auto& c) { c.kv_memory_fraction = 1.5; }), "kv_memory_fraction"));
-  EXPECT_TRUE(names(field([](auto& c) { c.kv_cache_bytes = -1; }), "kv_cache_bytes"));
-  EXPECT_TRUE(names(field([](auto& c) { c.dtype = DType::kI32; }), "dtype"));
-  EXPECT_TRUE(names(field([](auto& c) { c.tp_size = 0; }), "tp_size"));
-  EXPECT_TRUE(names(field([](auto& c) { c.pipeline = ""; }), "pipeline"));
+      names(field([](auto& c) { c.max_num_batched_tokens = 0; }), "--max-num-batched-tokens"));
+  EXPECT_TRUE(names(field([](auto& c) { c.max_num_seqs = 4096; }), "--max-num-seqs"));
+  EXPECT_TRUE(names(field([](auto& c) { c.max_model_len = -1; }), "--max-model-len"));
+  EXPECT_TRUE(names(field([](auto& c) { c.kv_memory_fraction = 1.5; }), "--kv-memory-fraction"));
+  EXPECT_TRUE(names(field([](auto& c) { c.kv_cache_bytes = -1; }), "--kv-cache-gib"));
+  EXPECT_TRUE(names(field([](auto& c) { c.dtype = DType::kI32; }), "--dtype"));
+  EXPECT_TRUE(names(field([](auto& c) { c.tp_size = 0; }), "--tensor-parallel-size"));
+  EXPECT_TRUE(names(field([](auto& c) { c.load_threads = -1; }), "--threads"));
+  EXPECT_TRUE(names(field([](auto& c) { c.pipeline = ""; }), "--pipeline"));
   EXPECT_TRUE(names(field([](auto& c) { c.max_queue_size = 0; }), "max_queue_size"));
   EngineConfig longer = small_config();
   longer.max_model_len = 201;

@@ -1,5 +1,6 @@
 #include "engine/length_model.h"
 
+#include <algorithm>
 #include <cmath>
 #include <random>
 

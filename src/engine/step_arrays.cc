@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cstring>
+#include <tuple>
 
 #include "base/check.h"
 #include "engine/device_memory.h"
@@ -12,7 +13,7 @@ namespace {
 
 constexpr int64_t kHeaderBytes = sizeof(StepHeader);
 constexpr int64_t kSamplingBytes = sizeof(SamplingRow);
-constexpr const char* kRemedy = "lower max_num_batched_tokens or max_num_seqs";
+constexpr const char* kRemedy = "lower --max-num-batched-tokens or --max-num-seqs";
 
 int64_t samples_of(const StepCapacity& capacity) {
   return capacity.sample_chunk * capacity.sample_chunks;

@@ -1,5 +1,6 @@
 #include "formats/dequant.h"
 
+#include <algorithm>
 #include <bit>
 #include <filesystem>
 #include <vector>

@@ -1,4 +1,5 @@
 // "%s" % values, "{}".format(values) and HTML escaping.
+#include <algorithm>
 #include <cmath>
 
 #include <fmt/format.h>

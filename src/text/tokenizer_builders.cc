@@ -1,6 +1,7 @@
 #include "text/tokenizer_builders.h"
 
 #include <algorithm>
+#include <cstdio>
 #include <memory>
 #include <unordered_map>
 #include <utility>

@@ -1,6 +1,7 @@
 // Vocabularies that list no merges: SentencePiece BPE models and tiktoken ranks.
 #include <algorithm>
 #include <charconv>
+#include <functional>
 #include <map>
 
 #include <fmt/format.h>

@@ -1,5 +1,6 @@
 #include "backend/cpu/vector_math.h"
 
+#include <algorithm>
 #include <cmath>
 #include <limits>
 

@@ -2,6 +2,7 @@
 // for the repository. NANOFLOW_SMOLLM2_GGUF names it; without it these tests are skipped.
 #include <algorithm>
 #include <cstdlib>
+#include <memory>
 
 #include <fmt/format.h>
 #include <gtest/gtest.h>

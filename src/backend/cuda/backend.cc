@@ -20,12 +20,16 @@ bool is_float(DType dtype) {
 /// How one launch is computed: the tuned kernel where it applies, else the fallback.
 struct Dispatch {
   const cuda::Launch& launch;
+  cuda::Gemm& gemm;
 
   template <typename Args>
   void operator()(const Args& args) const {
     cuda::run(args, launch);
   }
-  void operator()(const GemmArgs& args) const { cuda::fallback::run(args, launch); }
+  void operator()(const GemmArgs& args) const {
+    if (cuda::Gemm::supports(args)) return gemm.run(args, launch);
+    cuda::fallback::run(args, launch);
+  }
   void operator()(const GroupedGemmArgs& args) const {
     if (cuda::supports(args, *launch.device)) return cuda::run(args, launch);
     cuda::fallback::run(args, launch);
@@ -39,10 +43,14 @@ struct Dispatch {
 struct WorkspaceBytes {
   const cuda::DeviceLimits& device;
   int sms;
+  cuda::Gemm& gemm;
 
   template <typename Args>
   int64_t operator()(const Args&) const {
     return 0;
+  }
+  int64_t operator()(const GemmArgs& args) const {
+    return cuda::Gemm::supports(args) ? gemm.workspace_bytes(args, sms) : 0;
   }
   int64_t operator()(const MoeCombineArgs& args) const { return cuda::workspace_bytes(args); }
   int64_t operator()(const SampleArgs& args) const {
@@ -90,6 +98,7 @@ CudaBackend::CudaBackend(const CudaBackendOptions& options)
                                   options.comm->size()));
   cuda_check(cudaSetDevice(options.ordinal), "choosing the GPU");
   streams_.resize(static_cast<size_t>(options.lanes));
+  gemm_ = std::make_unique<cuda::Gemm>(limits_);
 }
 
 CudaBackend::~CudaBackend() {
@@ -122,7 +131,7 @@ bool CudaBackend::supports(const OpArgs& args) const {
 }
 
 int64_t CudaBackend::workspace_bytes(const OpArgs& args, const LaunchContext& ctx) const {
-  return std::visit(WorkspaceBytes{limits_, usable_sms(ctx.sm)}, args);
+  return std::visit(WorkspaceBytes{limits_, usable_sms(ctx.sm), *gemm_}, args);
 }
 
 OwnedWeight CudaBackend::prepare_weight(const TensorView& weight, WeightUse, int64_t experts) {
@@ -184,7 +193,7 @@ void CudaBackend::launch(const OpArgs& args, const LaunchContext& ctx) {
                             .workspace = ctx.workspace,
                             .rows = ctx.rows,
                             .header = ctx.header};
-  std::visit(Dispatch{launch}, args);
+  std::visit(Dispatch{launch, *gemm_}, args);
 }
 
 void CudaBackend::copy(const TensorView& dst, const TensorView& src, LaneId lane) {

@@ -8,6 +8,7 @@
 #include "backend/cuda/cuda.h"
 #include "backend/cuda/device.h"
 #include "backend/cuda/factory.h"
+#include "backend/cuda/gemm.h"
 #include "backend/cuda/kernels.h"
 #include "backend/cuda/upload.h"
 #include "ops/backend.h"
@@ -84,6 +85,7 @@ class CudaBackend final : public Backend {
   const CudaBackendOptions options_;
   const cuda::DeviceLimits limits_;
   std::vector<cuda::Stream> streams_;  // one per lane
+  std::unique_ptr<cuda::Gemm> gemm_;
   std::vector<Mark> marks_;
   std::unique_ptr<cuda::Uploader> uploader_;  // made by the first weight, so tests stay small
   cuda::Event uploaded_;

@@ -1,5 +1,6 @@
 #include "backend/cuda/backend.h"
 
+#include <algorithm>
 #include <cstring>
 #include <vector>
 

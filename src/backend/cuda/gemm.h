@@ -1,0 +1,78 @@
+// Dense matrix products: cuBLASLt with an algorithm per shape, and a weight-streaming kernel of our
+// own for few rows.
+#pragma once
+
+#include <cublasLt.h>
+
+#include <cstdint>
+#include <map>
+#include <memory>
+#include <string>
+#include <tuple>
+#include <vector>
+
+#include "backend/cuda/device.h"
+#include "backend/cuda/kernels.h"
+#include "ops/op_args.h"
+
+namespace nanoflow::cuda {
+
+/// What a product's algorithm depends on. Dims as in GemmArgs: out [rows, n], a [rows, k].
+struct GemmShape {
+  int64_t rows = 0;
+  int64_t n = 0;
+  int64_t k = 0;
+  int64_t a_stride = 0;    ///< elements between rows of a
+  int64_t out_stride = 0;  ///< elements between rows of out
+  DType dtype = DType::kBF16;
+  DType out_dtype = DType::kBF16;
+  bool bias = false;
+  int sms = 0;  ///< that the product may use
+  auto operator<=>(const GemmShape&) const = default;
+};
+
+/// A library's algorithm with the workspace it needs.
+struct GemmAlgorithm {
+  cublasLtMatmulAlgo_t algo;
+  int64_t workspace_bytes = 0;
+};
+
+/// Products of one GPU; used by its backend's thread only.
+class Gemm {
+ public:
+  /// Throws CudaError when cuBLASLt cannot be started.
+  explicit Gemm(const DeviceLimits& device);
+  ~Gemm();
+  Gemm(const Gemm&) = delete;
+  Gemm& operator=(const Gemm&) = delete;
+
+  /// 16-bit operands, row-major weights, rows of 16-byte multiples.
+  [[nodiscard]] static bool supports(const GemmArgs& args);
+  [[nodiscard]] int64_t workspace_bytes(const GemmArgs& args, int sms);
+  /// Asynchronous on launch.stream. Throws CudaError when the library refuses.
+  void run(const GemmArgs& args, const Launch& launch);
+
+  /// Algorithms that the library proposes for `shape`, best guess first; at most `count`. For
+  /// choosing among them by measurement.
+  [[nodiscard]] std::vector<GemmAlgorithm> candidates(const GemmShape& shape, int count);
+  /// From now on `shape` uses `algorithm`.
+  void choose(const GemmShape& shape, const GemmAlgorithm& algorithm);
+
+ private:
+  struct Prepared;
+
+  Prepared& prepare(const GemmShape& shape);
+  [[nodiscard]] std::unique_ptr<Prepared> describe(const GemmShape& shape) const;
+
+  const DeviceLimits& device_;
+  cublasLtHandle_t handle_ = nullptr;
+  std::map<GemmShape, std::unique_ptr<Prepared>> prepared_;
+};
+
+/// Products of at most kMaxStreamRows rows, bound by reading the weights once. One kernel without
+/// workspace; of the padding behind header->num_rows it computes nothing.
+inline constexpr int64_t kMaxStreamRows = 16;
+[[nodiscard]] bool streams_well(const GemmArgs& args);
+void run_stream_gemm(const GemmArgs& args, const Launch& launch);
+
+}  // namespace nanoflow::cuda

@@ -19,7 +19,8 @@ void write_text(const char* text) {
 __attribute__((constructor(101))) void check_cpu() {
   __builtin_cpu_init();
   bool complete = true;
-  const auto need = [&complete](bool present, const char* name) {
+  // Unused where the program needs nothing beyond the compiler's default.
+  [[maybe_unused]] const auto need = [&complete](bool present, const char* name) {
     if (present) return;
     if (complete) write_text("nanoflow: this CPU lacks");
     complete = false;

@@ -37,7 +37,7 @@ file(GLOB cuda_sources CONFIGURE_DEPENDS ${CMAKE_SOURCE_DIR}/src/backend/cuda/*.
      ${CMAKE_SOURCE_DIR}/src/backend/cuda/*.cu)
 set(cuda_tests ${cuda_sources})
 list(FILTER cuda_sources EXCLUDE REGEX "_(test|bench)\\.(cc|cu)$")
-if(EXISTS ${CMAKE_SOURCE_DIR}/src/backend/cuda/gemm.cc)
+if(cuda_sources MATCHES "/(gemm_grouped|grouped_gemm)[a-z0-9_]*[.]c[cu]")  # else plain kernels stand in for it
   list(FILTER cuda_sources EXCLUDE REGEX "/stand_in_gemm\\.cc$")
 endif()
 list(FILTER cuda_tests INCLUDE REGEX "_test\\.(cc|cu)$")
@@ -65,4 +65,7 @@ endif()
 if(NANOFLOW_OP_BENCH)
   add_executable(cuda_op_bench ${CMAKE_SOURCE_DIR}/bench/cuda_op_bench.cc)
   target_link_libraries(cuda_op_bench PRIVATE nanoflow_backend_cuda)
+  add_executable(cuda_attention_bench ${CMAKE_SOURCE_DIR}/bench/cuda_attention_bench.cc
+                 ${CMAKE_SOURCE_DIR}/bench/cuda_attention_check.cc ${CMAKE_SOURCE_DIR}/bench/cuda_ceilings.cu)
+  target_link_libraries(cuda_attention_bench PRIVATE nanoflow_backend_cuda CUDA::cudart_static CUDA::cublasLt)
 endif()

@@ -95,8 +95,9 @@ class AttentionOps : public testing::Test {
   }
 
   /// An error d of every score moves the weights by a factor of at most e^(2d), so the result by
-  /// 2d times the largest |v|; exp, sums and products of up to L terms add their roundings.
-  static ElementBound bound(const Case& c, const Setup& s) {
+  /// 2d times the largest |v|; exp, sums and products of up to L terms add their roundings. Tensor
+  /// cores take the weights, which sum to 1, rounded to the activation dtype.
+  [[nodiscard]] ElementBound bound(const Case& c, const Setup& s) const {
     const auto dim = static_cast<double>(s.heads.dim);
     double v_max = 0, k_max = 0, q_max = 0, longest = 1;
     for (int64_t t = 0; t < c.kv.k.rows; ++t)
@@ -110,8 +111,10 @@ class AttentionOps : public testing::Test {
     for (const Seq& seq : s.seqs) longest = std::max(longest, static_cast<double>(seq.length));
     const double score_error =
         dot_bound(q_max * std::sqrt(dim), k_max * std::sqrt(dim), s.heads.dim) / std::sqrt(dim);
-    const double absolute = v_max * (2 * score_error + (16 + 4 * std::sqrt(longest)) * kEps32);
     const DType dtype = s.dtype;
+    const double weight_error = is_cpu(*sides.tested) ? 0 : dtype_epsilon(dtype);
+    const double absolute =
+        v_max * (2 * score_error + weight_error + (16 + 4 * std::sqrt(longest)) * kEps32);
     return [=](int64_t, int64_t, double want) { return absolute + store_bound(dtype, want); };
   }
 

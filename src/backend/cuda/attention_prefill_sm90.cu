@@ -30,6 +30,8 @@ struct Barriers {
   uint64_t k_full[4], k_empty[4], v_full[4], v_empty[4];
 };
 
+#if defined(__CUDA_ARCH_FEAT_SM90_ALL)
+
 /// A block's current work; see attention_prefill.cu.
 struct Work {
   int row, rows;
@@ -65,8 +67,6 @@ struct Ring {
     }
   }
 };
-
-#if defined(__CUDA_ARCH_FEAT_SM90_ALL)
 
 /// One lane: K and V of every tile. A last tile of one page leaves the second page's half as it
 /// was.
@@ -364,6 +364,8 @@ __global__ void __launch_bounds__(kThreads, 1)
       w = next;
     }
   }
+#else
+  __trap();  // built for sm_90 without its own instructions: better loud than wrong
 #endif
 }
 

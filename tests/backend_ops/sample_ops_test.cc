@@ -118,6 +118,22 @@ TEST_F(SampleOps, BackendsAgreeOnEveryCombinationOfLimits) {
   }
 }
 
+TEST_F(SampleOps, LimitsThatEndAmongManyEqualScoresKeepTheLowestIds) {
+  for (const int64_t distinct : {2, 40}) {
+    std::vector<SamplingRow> rows;
+    for (int i = 0; i < 40; ++i) {
+      rows.push_back(random_row());
+      if (i % 3 == 0) rows.back().top_k = static_cast<int32_t>(1 + random.below(20000));
+    }
+    HostTensor logits(DType::kF32, 40, 20011);
+    for (int64_t t = 0; t < 40; ++t)
+      for (int64_t i = 0; i < logits.cols; ++i)
+        logits.set(t, i, i % 7 == 0 ? -INFINITY : static_cast<double>(random.below(distinct)) / 4);
+    expect_same(sides, sample_case(logits, rows), fmt::format("{} distinct scores", distinct),
+                random.seed());
+  }
+}
+
 TEST_F(SampleOps, BiasForbiddenIdsAndPenalties) {
   const std::vector<int32_t> history = {1, 2, 2, 3, 700, 4, 4, 4, 5, 1};
   const std::vector<int32_t> bias_ids = {7, 8, 9, 3, 10, 5000, 11};

@@ -134,26 +134,45 @@ int64_t CudaBackend::workspace_bytes(const OpArgs& args, const LaunchContext& ct
   return std::visit(WorkspaceBytes{limits_, usable_sms(ctx.sm), *gemm_}, args);
 }
 
-OwnedWeight CudaBackend::prepare_weight(const TensorView& weight, WeightUse, int64_t experts) {
-  NANO_CHECK(
-      weight.rank() >= 1 && weight.rank() <= 2 && experts >= 1 && weight.rows() % experts == 0,
-      "weight {} of {} experts", weight.to_string(), experts);
+OwnedWeight CudaBackend::make_weight(const WeightShape& shape, int rank) {
+  NANO_CHECK(rank >= 1 && rank <= 2 && shape.experts >= 1 && shape.rows % shape.experts == 0,
+             "weight [{}, {}] of {} experts", shape.rows, shape.cols, shape.experts);
+  OwnedWeight owned;
+  owned.storage = allocate(shape.rows * shape.cols * dtype_size(shape.dtype));
+  void* data = owned.storage.data();
+  const Device where = owned.storage.device();
+  owned.packed.data = rank == 1 ? TensorView(data, shape.dtype, {shape.rows}, where)
+                                : TensorView(data, shape.dtype, {shape.rows, shape.cols}, where);
+  owned.packed.n = shape.rows / shape.experts;
+  owned.packed.k = rank == 1 ? 1 : shape.cols;
+  owned.packed.experts = shape.experts;
+  return owned;
+}
+
+cuda::Uploader& CudaBackend::uploader() {
   NANO_CHECK(!capturing_, "a weight inside a capture");
   if (!uploader_) uploader_ = std::make_unique<cuda::Uploader>(limits_.ordinal);
-  OwnedWeight owned;
-  owned.storage = allocate(weight.size_bytes());
-  const Device where = owned.storage.device();
-  owned.packed.data =
-      weight.rank() == 1
-          ? TensorView(owned.storage.data(), weight.dtype(), {weight.rows()}, where)
-          : TensorView(owned.storage.data(), weight.dtype(), {weight.rows(), weight.cols()}, where);
-  owned.packed.n = weight.rows() / experts;
-  owned.packed.k = weight.rank() == 1 ? 1 : weight.cols();
-  owned.packed.experts = experts;
-  uploader_->upload(owned.storage.data(), weight);
+  return *uploader_;
+}
+
+void CudaBackend::wait_for_uploads() {
   uploader_->record(uploaded_);
   for (const cuda::Stream& lane : streams_)
     cuda_check(cudaStreamWaitEvent(lane.get(), uploaded_.get()), "waiting for weights");
+}
+
+OwnedWeight CudaBackend::prepare_weight(const TensorView& weight, WeightUse use, int64_t experts) {
+  OwnedWeight owned =
+      make_weight({weight.rows(), weight.cols(), weight.dtype(), use, experts}, weight.rank());
+  uploader().upload(owned.storage.data(), weight);
+  wait_for_uploads();
+  return owned;
+}
+
+OwnedWeight CudaBackend::load_weight(const WeightShape& shape, const WeightReader& read) {
+  OwnedWeight owned = make_weight(shape, 2);
+  uploader().load(owned.storage.data(), shape, read);
+  wait_for_uploads();
   return owned;
 }
 

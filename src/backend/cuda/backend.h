@@ -39,6 +39,8 @@ class CudaBackend final : public Backend {
                                         const LaunchContext& ctx) const override;
   /// Returns once `weight` has been read; launches that follow see the copy.
   OwnedWeight prepare_weight(const TensorView& weight, WeightUse use, int64_t experts) override;
+  /// As above; host memory for it is 64 MiB of page-locked pieces.
+  OwnedWeight load_weight(const WeightShape& shape, const WeightReader& read) override;
   /// Pages of 64 tokens; K of all heads, then V of all heads; per head its tokens one after the
   /// other, so that K of one (page, head) is a contiguous [64, head_dim] tile.
   [[nodiscard]] KvLayout kv_layout(const KvShape& shape) const override;
@@ -80,6 +82,11 @@ class CudaBackend final : public Backend {
   [[nodiscard]] cudaStream_t stream(LaneId lane);
   [[nodiscard]] Mark& mark(EventId id);
   [[nodiscard]] cudaEvent_t latest(const Mark& mark) const;
+  /// Memory for a weight; `rank` 1 or 2.
+  OwnedWeight make_weight(const WeightShape& shape, int rank);
+  cuda::Uploader& uploader();
+  /// Holds all lanes until what was uploaded has arrived.
+  void wait_for_uploads();
   [[nodiscard]] int usable_sms(const SmBudget& budget) const;
 
   const CudaBackendOptions options_;

@@ -151,6 +151,32 @@ TEST_F(CudaBackendTest, WeightsOfAnySizeAndStrideArriveWhole) {
     }
 }
 
+TEST_F(CudaBackendTest, AWeightReadInPiecesArrivesWholeAndAFailedReadLeavesTheBackendUsable) {
+  const WeightShape shape{.rows = 9001, .cols = 4099, .dtype = DType::kF32};  // five pieces
+  int64_t next = 0;
+  const auto value = [](int64_t row, int64_t col) {
+    return static_cast<float>((row * 4099 + col) % 16777213);
+  };
+  const auto read_rows = [&](int64_t row_begin, const TensorView& out) {
+    EXPECT_EQ(row_begin, next);
+    next += out.rows();
+    for (int64_t r = 0; r < out.rows(); ++r)
+      for (int64_t c = 0; c < out.cols(); ++c) out.row<float>(r)[c] = value(row_begin + r, c);
+  };
+  EXPECT_THROW((void)backend->load_weight(shape,
+                                          [](int64_t row, const TensorView&) {
+                                            if (row > 0)
+                                              throw IoError("weights", "the disk is gone");
+                                          }),
+               IoError);
+  const OwnedWeight owned = backend->load_weight(shape, read_rows);
+  EXPECT_EQ(next, shape.rows);
+  const std::vector<float> got = read(owned.storage);
+  for (int64_t r = 0; r < shape.rows; ++r)
+    for (int64_t c = 0; c < shape.cols; ++c)
+      ASSERT_EQ(got[static_cast<size_t>(r * shape.cols + c)], value(r, c)) << r << " " << c;
+}
+
 TEST_F(CudaBackendTest, KvPagesAreContiguousTilesPerHead) {
   const KvLayout layout = backend->kv_layout({.num_kv_heads = 3, .head_dim = 80});
   EXPECT_EQ(layout.page_size, 64);

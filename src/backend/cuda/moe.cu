@@ -9,7 +9,6 @@ namespace nanoflow::cuda {
 namespace {
 
 constexpr int kWarp = 32;
-constexpr int kPerLane = kMaxExperts / kWarp;
 
 struct RouteParams {
   const float* logits;
@@ -27,7 +26,8 @@ __device__ __forceinline__ bool comes_before(float a, int i, float b, int j) {
   return a > b || (a == b && i < j);
 }
 
-/// One warp per row; lane l holds experts l, l + 32, ...
+/// One warp per row; lane l holds experts l, l + 32, ..., kPerLane of them.
+template <int kPerLane>
 __global__ void __launch_bounds__(128) route_kernel(RouteParams p) {
   const int lane = static_cast<int>(threadIdx.x) % kWarp, live = p.live.count();
   const int warps = static_cast<int>(gridDim.x * blockDim.x) / kWarp;
@@ -230,7 +230,13 @@ void run(const MoeRouteArgs& args, const Launch& launch) {
                       .live = live_rows(launch, rows)};
   const int64_t resident = static_cast<int64_t>(launch.sms) * 16;
   const auto blocks = static_cast<unsigned>(std::min((rows + 3) / 4, resident));
-  route_kernel<<<blocks, 128, 0, launch.stream>>>(p);
+  if (p.experts <= kWarp) {
+    route_kernel<1><<<blocks, 128, 0, launch.stream>>>(p);
+  } else if (p.experts <= 4 * kWarp) {
+    route_kernel<4><<<blocks, 128, 0, launch.stream>>>(p);
+  } else {
+    route_kernel<kMaxExperts / kWarp><<<blocks, 128, 0, launch.stream>>>(p);
+  }
   check_launch("expert routing");
 }
 

@@ -16,6 +16,10 @@ int64_t num_blocks(const SampleArgs& args, int sms) {
   return std::max<int64_t>(1, std::min<int64_t>(args.logits.rows(), sms));
 }
 
+int64_t slot_stride(const SampleArgs& args) {
+  return (args.logits.cols() + 3) / 4 * 4;
+}
+
 /// Offsets of the scratch arrays.
 struct Scratch {
   ArenaLayout arena;
@@ -23,8 +27,8 @@ struct Scratch {
   Scratch(const SampleArgs& args, int sms)
       : partials(arena.place(args.logits.rows() * num_chunks(args) *
                              static_cast<int64_t>(sizeof(sampling::Partial)))),
-        scores(arena.place(num_blocks(args, sms) * args.logits.cols() * 4)),
-        counts(arena.place(num_blocks(args, sms) * args.logits.cols() * 4)) {}
+        scores(arena.place(num_blocks(args, sms) * slot_stride(args) * 4)),
+        counts(arena.place(num_blocks(args, sms) * slot_stride(args) * 4)) {}
 };
 
 }  // namespace
@@ -64,7 +68,8 @@ void run(const SampleArgs& args, const Launch& launch) {
       .live = live_rows(launch, rows),
       .partials = reinterpret_cast<sampling::Partial*>(memory + scratch.partials),
       .scores = reinterpret_cast<float*>(memory + scratch.scores),
-      .counts = reinterpret_cast<uint32_t*>(memory + scratch.counts)};
+      .counts = reinterpret_cast<uint32_t*>(memory + scratch.counts),
+      .slot_stride = slot_stride(args)};
   sampling::launch_scan(params, rows, launch);
   sampling::launch_finish(params, static_cast<int>(num_blocks(args, launch.sms)), launch);
 }

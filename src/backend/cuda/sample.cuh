@@ -44,9 +44,10 @@ struct Params {
   const StepHeader* step_header;
   int first_row;  ///< of the range, in the sample graph
   LiveRows live;
-  Partial* partials;  ///< [rows, chunks]
-  float* scores;      ///< [blocks of the second kernel, vocab]
-  uint32_t* counts;   ///< [blocks of the second kernel, vocab]
+  Partial* partials;    ///< [rows, chunks]
+  float* scores;        ///< [blocks of the second kernel, slot_stride]
+  uint32_t* counts;     ///< [blocks of the second kernel, slot_stride]
+  int64_t slot_stride;  ///< vocab, rounded up to 16 bytes
 
   [[nodiscard]] __device__ __forceinline__ int live_rows() const {
     const int rows_live = live.count();
@@ -88,12 +89,17 @@ __device__ __forceinline__ float gumbel(uint32_t bits) {
 
 constexpr float kLeastNoise = -2.83f;  // see ops/sampling_noise.h
 
-/// True only if score + noise stays below `bound`. Since -log1p(-u) >= u, the sum reaches it only
-/// where u <= exp(score - bound), so the two logarithms are seldom needed. The margin covers the
+/// What cannot_exceed() compares with, for sums that must exceed `bound`. The margin covers the
 /// rounding of the sum and of the fast functions.
-__device__ __forceinline__ bool cannot_exceed(float score, uint32_t bits, float bound) {
-  const float margin = 1e-4f + 4e-7f * fabsf(bound);
-  return noise_uniform(bits) > __expf(score - bound + margin);
+__device__ __forceinline__ float exceed_limit(float bound) {
+  return bound - (1e-4f + 4e-7f * fabsf(bound));
+}
+/// True only if score + noise stays below the bound of `limit`. Since -log1p(-u) >= u, the sum
+/// reaches it only where u <= exp(score - bound), so the two logarithms are seldom needed. The
+/// upper 23 bits of the noise are a lower limit of u that costs no conversion.
+__device__ __forceinline__ bool cannot_exceed(float score, uint32_t bits, float limit) {
+  const float one_plus_u = __uint_as_float(bits >> 9 | 0x3f800000u);
+  return one_plus_u - 1.0f > __expf(score - limit);
 }
 
 /// Bits whose unsigned order is that of the floats.

@@ -8,10 +8,6 @@
 namespace nanoflow::cuda::sampling {
 namespace {
 
-__device__ __forceinline__ int thread() {
-  return static_cast<int>(threadIdx.x);
-}
-
 /// One row's copy of the logits in global memory, and the counts of its history.
 struct Slot {
   float* scores;
@@ -70,81 +66,93 @@ __device__ void apply_penalties(const Params& p, const SamplingRow& row, const S
 struct FixedWeight {
   float best;
 
-  __device__ __forceinline__ unsigned long long operator()(uint32_t key) const {
-    return static_cast<unsigned long long>(
-        __double2ull_rn(static_cast<double>(expf(key_value(key) - best)) * 17592186044416.0));
+  __device__ __forceinline__ unsigned long long operator()(float x) const {
+    return __float2ull_rn(expf(x - best) * 17592186044416.0f);
+  }
+};
+struct UnitWeight {
+  __device__ __forceinline__ unsigned long long operator()(float) const { return 1; }
+};
+struct All {
+  __device__ __forceinline__ bool operator()(uint32_t, int) const { return true; }
+};
+struct Within {
+  Prefix prefix;
+  __device__ __forceinline__ bool operator()(uint32_t key, int id) const {
+    return prefix.has(key, id);
   }
 };
 
+/// The `k` best values.
+__device__ Prefix best_of(Block& block, const float* values, int count, float best, int k) {
+  const Selection<UnitWeight, All> all{values, count, best, {}, {}};
+  return select_prefix(block, all,
+                       [k](unsigned long long) { return static_cast<unsigned long long>(k); });
+}
+
 /// The candidates that top-k and top-p leave.
 __device__ Prefix limit(Block& block, const SamplingRow& row, const Slot& slot, float best) {
-  const auto key_of = [&](int id) { return order_key(slot.scores[id]); };
   Prefix prefix;
-  if (has_top_k(row, slot.vocab))
-    prefix = select_prefix(
-        block, slot.vocab, static_cast<unsigned long long>(row.top_k), key_of,
-        [](uint32_t) { return 1ull; }, [](uint32_t, int) { return true; });
+  if (has_top_k(row, slot.vocab)) prefix = best_of(block, slot.scores, slot.vocab, best, row.top_k);
   if (row.top_p >= 1) return prefix;
-  const FixedWeight weight{best};
-  unsigned long long total = 0;
-#pragma unroll 4
-  for (int id = thread(); id < slot.vocab; id += kThreads)
-    if (const uint32_t key = key_of(id); prefix.has(key, id)) total += weight(key);
-  total = block_combine(total, block.sums, 0ull, [](unsigned long long v) { return warp_sum(v); });
-  const auto wanted = __double2ull_ru(static_cast<double>(row.top_p) * static_cast<double>(total));
-  const unsigned long long need = max(1ull, min(total, wanted));
-  const Prefix before = prefix;
-  return select_prefix(block, slot.vocab, need, key_of, weight,
-                       [before](uint32_t key, int id) { return before.has(key, id); });
+  const Selection<FixedWeight, Within> kept{slot.scores, slot.vocab, best, {best}, {prefix}};
+  return select_prefix(block, kept, [p = row.top_p](unsigned long long total) {
+    const auto wanted = __double2ull_ru(static_cast<double>(p) * static_cast<double>(total));
+    return max(1ull, min(total, wanted));
+  });
+}
+
+/// Copies the row's logits to the slot, with bias, penalties and temperature; returns the best.
+__device__ Winner fill_slot(Block& block, const Params& p, const SamplingRow& row, int t,
+                            const Slot& slot) {
+  const float temperature = row.temperature > 0 ? row.temperature : 1;
+  const float* logits = p.logits + t * p.logits_stride;
+  const bool edited = has_bias(row) || has_penalties(row);
+  if (edited) {
+    for_values(logits, p.vocab, [&](int id, float x) { slot.scores[id] = x; });
+    __syncthreads();
+    if (has_bias(row)) add_bias(p, row, slot);
+    if (has_penalties(row)) apply_penalties(p, row, slot);
+    logits = slot.scores;
+  }
+  Winner own{-INFINITY, INT_MAX};
+  for_values(logits, p.vocab, [&](int id, float x) {
+    x = clean(__fdiv_rn(x, temperature));
+    slot.scores[id] = x;
+    own = better(own, Winner{x, id});
+  });
+  return block_best(block, own);
 }
 
 /// Bias, penalties, temperature, limits and noise: the token of a row that is not simple.
 __device__ int choose(Block& block, const Params& p, const SamplingRow& row, int t,
                       const Slot& slot) {
-  const float* logits = p.logits + t * p.logits_stride;
-#pragma unroll 4
-  for (int id = thread(); id < p.vocab; id += kThreads) slot.scores[id] = clean(logits[id]);
-  __syncthreads();
-  if (has_bias(row)) add_bias(p, row, slot);
-  if (has_penalties(row)) apply_penalties(p, row, slot);
-  Winner own{-INFINITY, INT_MAX};
-#pragma unroll 4
-  for (int id = thread(); id < p.vocab; id += kThreads) {
-    float x = slot.scores[id];
-    if (row.temperature > 0) x = __fdiv_rn(x, row.temperature);
-    x = clean(x);  // the edits may have made another -0
-    slot.scores[id] = x;
-    own = better(own, Winner{x, id});
-  }
-  const Winner best = block_best(block, own);
+  const Winner best = fill_slot(block, p, row, t, slot);
   if (row.temperature <= 0 || isinf(best.value)) return best.id;
   __syncthreads();
   const Prefix prefix = limit(block, row, slot, best.value);
   const uint64_t key = noise_key(row.seed, row.position);
-  own = {-INFINITY, INT_MAX};
-  for (int id = thread(); id < p.vocab; id += kThreads) {
-    const float x = slot.scores[id];
-    if (!prefix.has(order_key(x), id)) continue;
-    if (row.min_p > 0 && x != best.value && expf(x - best.value) < row.min_p) continue;
+  Winner own{-INFINITY, INT_MAX};
+  for_values(slot.scores, p.vocab, [&](int id, float x) {
+    if (!prefix.has(order_key(x), id)) return;
+    if (row.min_p > 0 && x != best.value && expf(x - best.value) < row.min_p) return;
     const uint32_t bits = noise_bits(key, id);
-    if (cannot_exceed(x, bits, fmaxf(own.value, best.value + kLeastNoise))) continue;
+    const float bound = fmaxf(own.value, best.value + kLeastNoise);
+    if (cannot_exceed(x, bits, exceed_limit(bound))) return;
     own = better(own, Winner{x + gumbel(bits), id});
-  }
+  });
   return block_best(block, own).id;
 }
 
 /// Up to `wanted` best logits, in order, in block.best.
-__device__ void find_top(Block& block, const Params& p, int t, int wanted) {
+__device__ void find_top(Block& block, const Params& p, int t, float best, int wanted) {
   const float* logits = p.logits + t * p.logits_stride;
-  const auto key_of = [&](int id) { return order_key(clean(logits[id])); };
-  const Prefix prefix = select_prefix(
-      block, p.vocab, static_cast<unsigned long long>(wanted), key_of,
-      [](uint32_t) { return 1ull; }, [](uint32_t, int) { return true; });
+  const Prefix prefix = best_of(block, logits, p.vocab, best, wanted);
   if (thread() == 0) block.num_best = 0;
   __syncthreads();
-  for (int id = thread(); id < p.vocab; id += kThreads)
-    if (const uint32_t key = key_of(id); prefix.has(key, id))
-      block.best[atomicAdd(&block.num_best, 1)] = {key_value(key), id};
+  for_values(logits, p.vocab, [&](int id, float x) {
+    if (prefix.has(order_key(x), id)) block.best[atomicAdd(&block.num_best, 1)] = {x, id};
+  });
   __syncthreads();
   if (thread() == 0)  // insertion sort of at most 20
     for (int i = 1; i < wanted; ++i) {
@@ -173,11 +181,8 @@ __device__ void report(Block& block, const Params& p, const SamplingRow& row, in
   const float* logits = p.logits + t * p.logits_stride;
   const float x = clean(logits[id]);
   int rank = 0;
-#pragma unroll 4
-  for (int i = thread(); i < p.vocab; i += kThreads) {
-    const float other = clean(logits[i]);
-    rank += other > x || (other == x && i < id) ? 1 : 0;
-  }
+  for_values(logits, p.vocab,
+             [&](int i, float other) { rank += other > x || (other == x && i < id) ? 1 : 0; });
   rank = block_combine(rank, block.ints, 0, [](int v) { return warp_sum(v); });
   if (thread() == 0) {
     p.logprobs[t] = logprob(x);
@@ -185,7 +190,7 @@ __device__ void report(Block& block, const Params& p, const SamplingRow& row, in
   }
   const int wanted = min(min(row.num_logprobs, static_cast<int>(kMaxTopLogprobs)), p.vocab);
   if (wanted <= 0) return;
-  find_top(block, p, t, wanted);
+  find_top(block, p, t, best, wanted);
   if (thread() < wanted) {
     p.top_ids[t * p.top_ids_stride + thread()] = block.best[thread()].id;
     p.top_logprobs[t * p.top_logprobs_stride + thread()] = logprob(block.best[thread()].value);
@@ -200,13 +205,13 @@ __device__ int join_chunks(const Params& p, int t) {
   return warp_best(best).id;
 }
 
-__global__ void __launch_bounds__(kThreads) finish_kernel(Params p) {
+__global__ void __launch_bounds__(kThreads, 1) finish_kernel(Params p) {
   __shared__ Block block;
   const int live = p.live_rows();
-  const int64_t offset = static_cast<int64_t>(blockIdx.x) * p.vocab;
+  const int64_t offset = static_cast<int64_t>(blockIdx.x) * p.slot_stride;
   const Slot slot{p.scores + offset, p.counts + offset, p.vocab};
   for (int t = static_cast<int>(blockIdx.x); t < live; t += static_cast<int>(gridDim.x)) {
-    const SamplingRow row = p.row(t);
+    const SamplingRow& row = p.row(t);
     int id = row.target;
     if (id < 0) id = is_simple(row, p.vocab) ? join_chunks(p, t) : choose(block, p, row, t, slot);
     __syncthreads();  // last_token was read by all who needed it

@@ -61,27 +61,29 @@ __device__ __forceinline__ Winner noisy_best(const float (&x)[kPerThread], const
                                              int first_id, float max, Shared& shared) {
   const uint64_t key = noise_key(row.seed, row.position);
   const float inverse = 1.0f / row.temperature;
-  const float least = max / row.temperature + kLeastNoise;
-  if (threadIdx.x == 0) shared.bound = order_key(least);
+  if (threadIdx.x == 0) shared.bound = order_key(max / row.temperature + kLeastNoise);
   __syncthreads();
   const volatile uint32_t* const bound_key = &shared.bound;
   Winner best{-INFINITY, id_in_chunk<N>(0)};
 #pragma unroll
-  for (int j = 0; j < kPerThread; ++j) {
-    const int id = id_in_chunk<N>(j);
-    const uint32_t bits = noise_bits(key, first_id + id);
-    const float bound = key_value(*bound_key);
-    if (cannot_exceed(x[j] * inverse, bits, bound)) continue;
-    const float value = x[j] / row.temperature + gumbel(bits);
-    if (!(value > best.value)) continue;
-    best = {value, id};
-    if (value > bound) atomicMax(&shared.bound, order_key(value));
+  for (int group = 0; group < kPerThread; group += 4) {
+    const float limit = exceed_limit(key_value(*bound_key));
+#pragma unroll
+    for (int j = group; j < group + 4; ++j) {
+      const int id = id_in_chunk<N>(j);
+      const uint32_t bits = noise_bits(key, first_id + id);
+      if (cannot_exceed(x[j] * inverse, bits, limit)) continue;
+      const float value = x[j] / row.temperature + gumbel(bits);
+      if (!(value > best.value)) continue;
+      best = {value, id};
+      if (order_key(value) > *bound_key) atomicMax(&shared.bound, order_key(value));
+    }
   }
   return best;
 }
 
 template <int N>
-__global__ void __launch_bounds__(kScanThreads) scan_kernel(Params p) {
+__global__ void __launch_bounds__(kScanThreads, 4) scan_kernel(Params p) {
   __shared__ Shared shared;
   const int64_t work = static_cast<int64_t>(p.live_rows()) * p.chunks;
   for (int64_t item = blockIdx.x; item < work; item += gridDim.x) {

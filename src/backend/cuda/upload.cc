@@ -30,7 +30,8 @@ void gather_bytes(std::byte* to, const TensorView& host, int64_t begin, int64_t 
 
 }  // namespace
 
-Uploader::Uploader(int ordinal) : ordinal_(ordinal), slots_(kThreads * kSlotsPerThread) {}
+Uploader::Uploader(int ordinal)
+    : ordinal_(ordinal), slots_(kThreads * kSlotsPerThread), pieces_(2) {}
 
 void Uploader::record(const Event& event) const {
   cuda_check(cudaEventRecord(event.get(), stream_.get()), "marking uploaded weights");
@@ -69,12 +70,35 @@ void Uploader::upload(void* to, const TensorView& host) {
 
 void Uploader::upload_part(int slot, void* to, const TensorView& host, int64_t begin, int64_t end) {
   Slot& s = slots_[static_cast<size_t>(slot)];
-  cuda_check(cudaEventSynchronize(s.free.get()), "copying weights");
-  gather_bytes(static_cast<std::byte*>(s.memory.data()), host, begin, end);
-  cuda_check(cudaMemcpyAsync(to, s.memory.data(), static_cast<size_t>(end - begin),
+  gather_bytes(static_cast<std::byte*>(wait_for(s, kSlotBytes)), host, begin, end);
+  send(s, to, end - begin);
+}
+
+void Uploader::load(void* to, const WeightShape& shape, const WeightReader& read) {
+  const int64_t row_bytes = shape.cols * dtype_size(shape.dtype);
+  if (row_bytes == 0) return;
+  const int64_t step = std::max<int64_t>(1, kPieceBytes / row_bytes);
+  size_t turn = 0;
+  for (int64_t row = 0; row < shape.rows; row += step, turn ^= 1) {
+    Slot& slot = pieces_[turn];
+    const int64_t rows = std::min(step, shape.rows - row);
+    void* memory = wait_for(slot, std::max(kPieceBytes, row_bytes));
+    read(row, TensorView(memory, shape.dtype, {rows, shape.cols}));
+    send(slot, static_cast<std::byte*>(to) + row * row_bytes, rows * row_bytes);
+  }
+}
+
+void* Uploader::wait_for(Slot& slot, int64_t bytes) {
+  cuda_check(cudaEventSynchronize(slot.free.get()), "copying weights");
+  if (slot.memory.size() < bytes) slot.memory = PinnedBuffer(bytes);
+  return slot.memory.data();
+}
+
+void Uploader::send(Slot& slot, void* to, int64_t bytes) const {
+  cuda_check(cudaMemcpyAsync(to, slot.memory.data(), static_cast<size_t>(bytes),
                              cudaMemcpyHostToDevice, stream_.get()),
              "copying weights");
-  cuda_check(cudaEventRecord(s.free.get(), stream_.get()), "copying weights");
+  cuda_check(cudaEventRecord(slot.free.get(), stream_.get()), "copying weights");
 }
 
 }  // namespace nanoflow::cuda

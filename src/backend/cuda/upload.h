@@ -5,18 +5,23 @@
 #include <vector>
 
 #include "backend/cuda/cuda.h"
-#include "tensor/tensor_view.h"
+#include "ops/backend.h"
 
 namespace nanoflow::cuda {
 
 class Uploader {
  public:
-  /// Throws OutOfMemory when the page-locked buffers (kSlots * kSlotBytes) do not fit.
+  /// Page-locked memory is taken when it is first needed: up to 32 MiB for upload(), 64 MiB (or two
+  /// rows) for load().
   explicit Uploader(int ordinal);
 
   /// Copies the rows of `host`, without gaps, to device memory `to`. Returns once `host` has been
   /// read; the copies themselves are done when an event of record() is. Throws CudaError.
   void upload(void* to, const TensorView& host);
+  /// Fills a [shape.rows, shape.cols] matrix at `to` from pieces that `read` writes into
+  /// page-locked memory, each on its way while the next is read. Throws CudaError, OutOfMemory, and
+  /// what `read` throws.
+  void load(void* to, const WeightShape& shape, const WeightReader& read);
   /// Enqueued behind all copies so far; later work of a stream that waits for it sees them.
   void record(const Event& event) const;
 
@@ -26,17 +31,23 @@ class Uploader {
   static constexpr int kThreads = 4;
   static constexpr int kSlotsPerThread = 2;
   static constexpr int64_t kSlotBytes = int64_t{4} << 20;
+  // Two pieces of load(); large, since every reader's threads start anew for each.
+  static constexpr int64_t kPieceBytes = int64_t{32} << 20;
 
   struct Slot {
-    PinnedBuffer memory{kSlotBytes};
+    PinnedBuffer memory;
     Event free;
   };
 
   void upload_part(int slot, void* to, const TensorView& host, int64_t begin, int64_t end);
+  /// The slot's memory, at least `bytes`, once its last copy is done.
+  static void* wait_for(Slot& slot, int64_t bytes);
+  void send(Slot& slot, void* to, int64_t bytes) const;
 
   int ordinal_;
   Stream stream_;
   std::vector<Slot> slots_;
+  std::vector<Slot> pieces_;
 };
 
 }  // namespace nanoflow::cuda

@@ -8,9 +8,9 @@
 
 #include <fmt/format.h>
 
-#include "base/check.h"
 #include "base/error.h"
 #include "base/mmap.h"
+#include "base/random.h"
 
 namespace nanoflow {
 namespace {
@@ -48,11 +48,38 @@ int64_t scaled(SplitMix64& random, int64_t length, double ratio) {
   return std::max<int64_t>(1, random.between(low, high));
 }
 
+/// Any 64-bit lengths and any doubles come in; what passes cannot overflow later.
+void check_options(const WorkloadOptions& options) {
+  if (options.num_requests < 0 || options.num_requests > kMaxWorkloadRequests)
+    throw ConfigError("--num-requests", fmt::format("must be between 0 and {}, got {}",
+                                                    kMaxWorkloadRequests, options.num_requests));
+  if (!(options.range_ratio >= 0 && options.range_ratio < 1))
+    throw ConfigError("--range-ratio",
+                      fmt::format("must be in [0, 1), got {}", options.range_ratio));
+  if (!(options.request_rate >= 0 && std::isfinite(options.request_rate)))
+    throw ConfigError(
+        "--request-rate",
+        fmt::format("must be 0 or a number of requests per second, got {}", options.request_rate));
+}
+
+/// Throws ConfigError unless the longest request that may be drawn fits.
+void check_lengths(const WorkloadOptions& options, int64_t max_model_len) {
+  if (options.input_len < 1 || options.output_len < 1)
+    throw ConfigError("--input-len + --output-len", "each must be at least 1");
+  const double longest =
+      (static_cast<double>(options.input_len) + static_cast<double>(options.output_len)) *
+      (1 + options.range_ratio);
+  if (longest > static_cast<double>(max_model_len))
+    throw ConfigError("--input-len + --output-len",
+                      fmt::format("up to {:.0f} tokens do not fit into --max-model-len {}", longest,
+                                  max_model_len));
+}
+
 std::vector<std::pair<int64_t, int64_t>> trace_lengths(const WorkloadOptions& options,
                                                        int64_t max_model_len, SplitMix64& random) {
   auto rows = read_length_trace(options.trace);
   std::erase_if(rows, [&](const auto& row) {
-    return row.first < 1 || row.second < 1 || row.first + row.second > max_model_len;
+    return row.first < 1 || row.second < 1 || row.first > max_model_len - row.second;
   });
   if (rows.empty())
     throw ConfigError("--trace", fmt::format("no row of {} fits into --max-model-len {}",
@@ -70,24 +97,6 @@ std::vector<std::pair<int64_t, int64_t>> trace_lengths(const WorkloadOptions& op
 }
 
 }  // namespace
-
-uint64_t SplitMix64::next() {
-  state_ += 0x9E3779B97F4A7C15ull;
-  uint64_t z = state_;
-  z = (z ^ (z >> 30)) * 0xBF58476D1CE4E5B9ull;
-  z = (z ^ (z >> 27)) * 0x94D049BB133111EBull;
-  return z ^ (z >> 31);
-}
-
-double SplitMix64::uniform() {
-  return static_cast<double>(next() >> 11) * 0x1.0p-53;
-}
-
-int64_t SplitMix64::between(int64_t low, int64_t high) {
-  NANO_CHECK(low <= high, "[{}, {}]", low, high);
-  const auto width = static_cast<double>(high - low + 1);
-  return std::min(high, low + static_cast<int64_t>(uniform() * width));
-}
 
 std::vector<std::pair<int64_t, int64_t>> read_length_trace(const std::filesystem::path& path) {
   const std::string text = read_file(path);
@@ -116,18 +125,14 @@ std::vector<std::pair<int64_t, int64_t>> read_length_trace(const std::filesystem
 }
 
 std::vector<WorkItem> make_workload(const WorkloadOptions& options, int64_t max_model_len) {
+  check_options(options);
   SplitMix64 random(options.seed);
   std::vector<std::pair<int64_t, int64_t>> lengths;
   if (!options.trace.empty()) {
     lengths = trace_lengths(options, max_model_len, random);
   } else {
     constexpr int64_t kDefaultRequests = 1000;
-    const double longest =
-        static_cast<double>(options.input_len + options.output_len) * (1 + options.range_ratio);
-    if (longest > static_cast<double>(max_model_len))
-      throw ConfigError("--input-len + --output-len",
-                        fmt::format("up to {:.0f} tokens do not fit into --max-model-len {}",
-                                    longest, max_model_len));
+    check_lengths(options, max_model_len);
     const int64_t wanted = options.num_requests > 0 ? options.num_requests : kDefaultRequests;
     for (int64_t i = 0; i < wanted; ++i) {
       const int64_t input = scaled(random, options.input_len, options.range_ratio);

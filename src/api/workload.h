@@ -10,21 +10,6 @@
 
 namespace nanoflow {
 
-/// Counter-based random numbers (SplitMix64, Steele et al. 2014): standard distributions differ
-/// between libraries, these do not.
-class SplitMix64 {
- public:
-  explicit SplitMix64(uint64_t seed) : state_(seed) {}
-  uint64_t next();
-  /// Uniform in [0, 1).
-  double uniform();
-  /// Uniform integer in [low, high], both included.
-  int64_t between(int64_t low, int64_t high);
-
- private:
-  uint64_t state_;
-};
-
 struct WorkloadOptions {
   int64_t num_requests = 0;  ///< 0: every row of the trace, else 1000
   int64_t input_len = 512;
@@ -47,8 +32,12 @@ struct WorkItem {
 /// Throws IoError, or FormatError naming the line.
 std::vector<std::pair<int64_t, int64_t>> read_length_trace(const std::filesystem::path& path);
 
+/// More requests than any run of hours; their list stays below a hundred megabytes.
+inline constexpr int64_t kMaxWorkloadRequests = 1'000'000;
+
 /// Draws the workload. Rows that do not fit into `max_model_len` tokens are left out (all of them
-/// left out: ConfigError); with constant lengths that do not fit it throws ConfigError.
+/// left out: ConfigError). Throws ConfigError naming the option when constant lengths do not fit,
+/// or a value is outside what makes sense.
 std::vector<WorkItem> make_workload(const WorkloadOptions& options, int64_t max_model_len);
 
 /// `item.input_len` random token ids in [0, vocab_size), avoiding `forbidden` (end-of-sequence

@@ -1,6 +1,8 @@
 #include "api/workload.h"
 
 #include <cmath>
+#include <limits>
+#include <string>
 
 #include <gtest/gtest.h>
 
@@ -75,6 +77,37 @@ TEST_F(WorkloadTest, TraceRowsInOrderAndFitting) {
   EXPECT_EQ(items[0].input_len, 10);
   EXPECT_EQ(items[1].input_len, 3);
   EXPECT_THROW(make_workload({.trace = path}, 5), ConfigError);
+}
+
+// Lengths whose sum overflows once passed the check and aborted the program.
+TEST_F(WorkloadTest, RefusesWhatDoesNotFitOrMakesNoSense) {
+  const auto refused = [](const WorkloadOptions& options, const char* name) {
+    try {
+      (void)make_workload(options, 4096);
+      ADD_FAILURE() << name << " was taken";
+    } catch (const ConfigError& e) {
+      EXPECT_NE(std::string(e.what()).find(name), std::string::npos) << e.what();
+    }
+  };
+  constexpr double kNan = std::numeric_limits<double>::quiet_NaN();
+  refused({.input_len = INT64_MAX, .output_len = 512}, "--input-len");
+  refused({.input_len = INT64_MAX, .output_len = INT64_MAX}, "--output-len");
+  refused({.input_len = 4000, .output_len = 97}, "--input-len");
+  refused({.input_len = 0}, "--input-len");
+  refused({.output_len = -3}, "--output-len");
+  refused({.num_requests = INT64_MAX}, "--num-requests");
+  refused({.num_requests = -1}, "--num-requests");
+  refused({.range_ratio = kNan}, "--range-ratio");
+  refused({.range_ratio = 1}, "--range-ratio");
+  refused({.request_rate = kNan}, "--request-rate");
+  refused({.request_rate = HUGE_VAL}, "--request-rate");
+}
+
+TEST_F(WorkloadTest, TraceRowsWhoseSumOverflowsDoNotFit) {
+  const auto path = write("input_len,output_len\n9223372036854775807,9223372036854775807\n3,4\n");
+  const auto items = make_workload({.num_requests = 2, .trace = path}, 100);
+  ASSERT_EQ(items.size(), 2u);
+  EXPECT_EQ(items[0].input_len, 3);
 }
 
 TEST_F(WorkloadTest, PromptsAvoidForbiddenIds) {

@@ -7,9 +7,10 @@
 #include <thread>
 #include <vector>
 
-#include "api/workload.h"
 #include "backend/cpu/backend.h"
 #include "base/clock.h"
+#include "base/cores.h"
+#include "base/random.h"
 
 namespace nanoflow {
 namespace {
@@ -66,7 +67,7 @@ double measure_gemm(int threads, DType dtype) {
 }
 
 double measure_read(int threads) {
-  const int count = threads > 0 ? threads : static_cast<int>(std::thread::hardware_concurrency());
+  const int count = threads > 0 ? threads : usable_cores();
   constexpr size_t kWords = size_t{1} << 24;  // 128 MiB per thread: beyond any cache
   std::atomic<int64_t> bytes{0};
   std::atomic<uint64_t> sink{0};  // so that the reads are not optimised away

@@ -11,7 +11,7 @@
 #include "app/stored_types.h"
 #include "backend/cpu/backend.h"
 #include "base/json.h"
-#include "base/progress.h"
+#include "base/units.h"
 #include "model/config.h"
 
 namespace nanoflow {
@@ -21,10 +21,6 @@ struct InspectOptions {
   ModelOptions model;
   bool json = false;
 };
-
-double gib(int64_t bytes) {
-  return static_cast<double>(bytes) / (1 << 30);
-}
 
 struct Report {
   ModelConfig config;

@@ -34,6 +34,14 @@ std::string errno_text() {
   return std::strerror(errno);
 }
 
+std::filesystem::file_status known_status(const std::filesystem::path& path) {
+  std::error_code error;
+  const std::filesystem::file_status status = std::filesystem::status(path, error);
+  if (status.type() == std::filesystem::file_type::none)
+    throw IoError(path.string(), "cannot look at it: " + error.message());
+  return status;
+}
+
 }  // namespace
 
 MappedFile::MappedFile(const std::filesystem::path& path) : path_(path) {
@@ -73,6 +81,14 @@ void MappedFile::drop_pages(size_t offset, size_t size) const {
   if (begin < end) ::madvise(const_cast<std::byte*>(data_) + begin, end - begin, MADV_DONTNEED);
 }
 
+bool file_exists(const std::filesystem::path& path) {
+  return std::filesystem::exists(known_status(path));
+}
+
+bool is_folder(const std::filesystem::path& path) {
+  return std::filesystem::is_directory(known_status(path));
+}
+
 std::string read_file(const std::filesystem::path& path) {
   const FileDescriptor fd(::open(path.c_str(), O_RDONLY | O_CLOEXEC));
   if (fd.get() < 0) throw IoError(path.string(), "cannot open: " + errno_text());
@@ -102,33 +118,64 @@ void write_all(const FileDescriptor& fd, const std::filesystem::path& path,
   }
 }
 
+std::string temporary_suffix() {
+  return fmt::format(".tmp.{}", ::gettid());
+}
+
+/// Where writing to `path` ends.
+struct WriteTarget {
+  bool in_place = false;       // a device or a pipe (/dev/stdout): a file in its place helps nobody
+  std::filesystem::path file;  // what a link points to is replaced, not the link
+  std::filesystem::path sibling;  // holds the content until it is complete
+};
+
+WriteTarget find_target(const std::filesystem::path& path) {
+  namespace fs = std::filesystem;
+  const fs::file_status status = known_status(path);
+  if (fs::is_directory(status)) throw IoError(path.string(), "is a folder");
+  if (!fs::exists(status)) return {false, path, path.string() + temporary_suffix()};
+  if (!fs::is_regular_file(status)) return {true, path, {}};
+  std::error_code error;
+  const fs::path file = fs::canonical(path, error);
+  if (error) throw IoError(path.string(), "cannot be found: " + error.message());
+  return {false, file, file.string() + temporary_suffix()};
+}
+
+int open_target(const WriteTarget& target) {
+  return target.in_place
+             ? ::open(target.file.c_str(), O_WRONLY | O_CLOEXEC)
+             : ::open(target.sibling.c_str(), O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0644);
+}
+
 }  // namespace
 
-void write_file_atomically(const std::filesystem::path& path, std::string_view content) {
-  namespace fs = std::filesystem;
-  std::error_code error;
-  const fs::file_status status = fs::status(path, error);
-  if (fs::exists(status) && !fs::is_regular_file(status)) {
-    // A device or a pipe (/dev/stdout) is written to: a file in its place would help nobody.
-    const FileDescriptor fd(::open(path.c_str(), O_WRONLY | O_CLOEXEC));
-    if (fd.get() < 0) throw IoError(path.string(), "cannot open: " + errno_text());
-    return write_all(fd, path, content);
+void require_writable(const std::filesystem::path& path) {
+  const WriteTarget target = find_target(path);
+  if (target.in_place) {
+    // Opening a pipe would wait for its reader.
+    if (::access(target.file.c_str(), W_OK) != 0)
+      throw IoError(path.string(), "cannot write: " + errno_text());
+    return;
   }
-  // What a link points to is replaced, not the link.
-  const fs::path target = fs::exists(status) ? fs::canonical(path) : path;
-  const fs::path temporary = target.string() + fmt::format(".tmp.{}", ::gettid());
+  const FileDescriptor fd(open_target(target));
+  if (fd.get() < 0) throw IoError(path.string(), "cannot create: " + errno_text());
+  ::unlink(target.sibling.c_str());
+}
+
+void write_file_atomically(const std::filesystem::path& path, std::string_view content) {
+  const WriteTarget target = find_target(path);
+  const FileDescriptor fd(open_target(target));
+  if (fd.get() < 0) throw IoError(path.string(), "cannot create: " + errno_text());
+  if (target.in_place) return write_all(fd, path, content);
   try {
-    const FileDescriptor fd(
-        ::open(temporary.c_str(), O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0644));
-    if (fd.get() < 0) throw IoError(temporary.string(), "cannot create: " + errno_text());
-    write_all(fd, temporary, content);
-    if (::fsync(fd.get()) != 0) throw IoError(temporary.string(), "cannot sync: " + errno_text());
+    write_all(fd, path, content);
+    if (::fsync(fd.get()) != 0) throw IoError(path.string(), "cannot sync: " + errno_text());
+    if (::rename(target.sibling.c_str(), target.file.c_str()) != 0)
+      throw IoError(path.string(), "cannot replace: " + errno_text());
   } catch (...) {
-    fs::remove(temporary, error);
+    ::unlink(target.sibling.c_str());
     throw;
   }
-  fs::rename(temporary, target, error);
-  if (error) throw IoError(path.string(), "cannot replace: " + error.message());
 }
 
 }  // namespace nanoflow

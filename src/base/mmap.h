@@ -33,11 +33,22 @@ class MappedFile {
   size_t size_ = 0;
 };
 
+/// True when something is at `path` (links are followed). Throws IoError where that cannot be told:
+/// no permission, a loop of links, too long a name.
+bool file_exists(const std::filesystem::path& path);
+
+/// True for a folder. Throws IoError as file_exists() does.
+bool is_folder(const std::filesystem::path& path);
+
 /// Whole file as a string. Throws IoError.
 std::string read_file(const std::filesystem::path& path);
 
 /// Writes to a temporary sibling, fsyncs and renames over `path`, so readers never see half a file.
-/// Throws IoError.
+/// Throws IoError naming `path`.
 void write_file_atomically(const std::filesystem::path& path, std::string_view content);
+
+/// Throws IoError when write_file_atomically(path) is bound to fail: for use before long work whose
+/// result goes there. Leaves nothing behind.
+void require_writable(const std::filesystem::path& path);
 
 }  // namespace nanoflow

@@ -70,5 +70,50 @@ TEST_F(WriteFile, LeavesNothingBehindWhenItFails) {
   EXPECT_EQ(num_files(), 1U);
 }
 
+std::string write_failure(const fs::path& path) {
+  try {
+    write_file_atomically(path, "x");
+  } catch (const IoError& e) {
+    return e.what();
+  }
+  return "";
+}
+
+TEST_F(WriteFile, FailuresNameThePathThatWasAsked) {
+  const fs::path path = folder_ / "none" / "a.json";
+  EXPECT_EQ(write_failure(path), path.string() + ": cannot create: No such file or directory");
+  EXPECT_EQ(write_failure(folder_), folder_.string() + ": is a folder");
+}
+
+TEST_F(WriteFile, RequireWritableFailsWhereWritingWould) {
+  write_file_atomically(folder_ / "old", "content");
+  require_writable(folder_ / "old");
+  require_writable(folder_ / "new");
+  require_writable("/dev/null");
+  EXPECT_EQ(read_file(folder_ / "old"), "content");
+  EXPECT_EQ(num_files(), 1U);
+  EXPECT_THROW(require_writable(folder_ / "none" / "a"), IoError);
+  EXPECT_THROW(require_writable(folder_), IoError);
+  EXPECT_EQ(num_files(), 1U);
+}
+
+TEST_F(WriteFile, RequireWritableDoesNotWaitForAPipesReader) {
+  ASSERT_EQ(::mkfifo((folder_ / "pipe").c_str(), 0600), 0);
+  require_writable(folder_ / "pipe");
+}
+
+TEST_F(WriteFile, WhatCannotBeLookedAtIsAnErrorAndNotAbsent) {
+  EXPECT_TRUE(file_exists(folder_));
+  EXPECT_TRUE(is_folder(folder_));
+  EXPECT_FALSE(file_exists(folder_ / "none"));
+  EXPECT_FALSE(file_exists(folder_ / "none" / "further"));
+  EXPECT_FALSE(is_folder(folder_ / "none"));
+  fs::create_symlink("loop", folder_ / "loop");
+  EXPECT_THROW((void)file_exists(folder_ / "loop"), IoError);
+  EXPECT_THROW((void)is_folder(folder_ / "loop"), IoError);
+  EXPECT_THROW((void)file_exists(folder_ / std::string(5000, 'x')), IoError);
+  EXPECT_THROW(write_file_atomically(folder_ / "loop", "x"), IoError);
+}
+
 }  // namespace
 }  // namespace nanoflow

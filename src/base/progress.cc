@@ -3,10 +3,11 @@
 #include <sys/ioctl.h>
 #include <unistd.h>
 #include <algorithm>
-#include <array>
 #include <utility>
 
 #include <fmt/format.h>
+
+#include "base/units.h"
 
 namespace nanoflow {
 namespace {
@@ -23,16 +24,6 @@ int terminal_columns(std::FILE* out) {
 }
 
 }  // namespace
-
-std::string format_bytes(double bytes) {
-  constexpr std::array<const char*, 5> kUnits = {"B", "KiB", "MiB", "GiB", "TiB"};
-  size_t unit = 0;
-  while (bytes >= 1024 && unit + 1 < kUnits.size()) {
-    bytes /= 1024;
-    ++unit;
-  }
-  return unit == 0 ? fmt::format("{:.0f} B", bytes) : fmt::format("{:.1f} {}", bytes, kUnits[unit]);
-}
 
 std::string format_duration(double seconds) {
   const auto total = static_cast<int64_t>(std::max(0.0, seconds));

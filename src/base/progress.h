@@ -58,8 +58,6 @@ class ProgressBar {
   bool finished_ = false;
 };
 
-/// "1.5 GiB", "312 B".
-std::string format_bytes(double bytes);
 /// "01:23", "1:02:03".
 std::string format_duration(double seconds);
 

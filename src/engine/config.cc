@@ -23,23 +23,24 @@ void require_between(const char* field, int64_t value, int64_t low, int64_t high
 
 void EngineConfig::validate() const {
   constexpr int64_t kMaxRows = int64_t{1} << 20;  // far beyond where a larger batch is faster
-  require_between("max_num_batched_tokens", max_num_batched_tokens, 1, kMaxRows);
-  require_between("max_num_seqs", max_num_seqs, 1, kMaxRows);
-  require(max_num_seqs <= max_num_batched_tokens, "max_num_seqs",
+  require_between("--max-num-batched-tokens", max_num_batched_tokens, 1, kMaxRows);
+  require_between("--max-num-seqs", max_num_seqs, 1, kMaxRows);
+  require(max_num_seqs <= max_num_batched_tokens, "--max-num-seqs",
           fmt::format("{} running sequences need a row each in every step, but "
-                      "max_num_batched_tokens is {}; lower one or raise the other",
+                      "--max-num-batched-tokens is {}; lower one or raise the other",
                       max_num_seqs, max_num_batched_tokens));
-  require_between("max_model_len", max_model_len, 0, INT32_MAX);
-  require(kv_cache_bytes >= 0, "kv_cache_bytes",
-          fmt::format("must not be negative, got {}", kv_cache_bytes));
+  require_between("--max-model-len", max_model_len, 0, INT32_MAX);
+  require(kv_cache_bytes >= 0, "--kv-cache-gib",
+          fmt::format("must not be negative, got {} bytes", kv_cache_bytes));
   require(std::isfinite(kv_memory_fraction) && kv_memory_fraction > 0 && kv_memory_fraction <= 1,
-          "kv_memory_fraction", fmt::format("must be in (0, 1], got {}", kv_memory_fraction));
+          "--kv-memory-fraction", fmt::format("must be in (0, 1], got {}", kv_memory_fraction));
   if (dtype) {
-    require(*dtype == DType::kF32 || *dtype == DType::kBF16 || *dtype == DType::kF16, "dtype",
+    require(*dtype == DType::kF32 || *dtype == DType::kBF16 || *dtype == DType::kF16, "--dtype",
             fmt::format("must be float32, bfloat16 or float16, got {}", dtype_name(*dtype)));
   }
-  require_between("tp_size", tp_size, 1, 64);
-  require(!pipeline.empty(), "pipeline", "must name a generator or a spec file");
+  require_between("--tensor-parallel-size", tp_size, 1, 64);
+  require_between("--threads", load_threads, 0, 1024);
+  require(!pipeline.empty(), "--pipeline", "must name a generator or a spec file");
   require_between("max_queue_size", max_queue_size, 1, int64_t{1} << 24);
 }
 

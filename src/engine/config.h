@@ -25,6 +25,8 @@ struct EngineConfig {
   std::optional<DType> dtype;
   /// Tensor parallel ranks.
   int tp_size = 1;
+  /// Host threads with which each rank reads its weights; 0: its share of the usable cores.
+  int load_threads = 0;
   /// How a step is cut and ordered: "sequential", another built-in generator's name, or the path of
   /// a spec file.
   std::string pipeline = "sequential";
@@ -39,7 +41,7 @@ struct EngineConfig {
   /// one by one at every step (to find out which one fails).
   bool capture_graphs = true;
 
-  /// Throws ConfigError naming the field.
+  /// Throws ConfigError naming the command's option that sets the field.
   void validate() const;
   /// For the report at start.
   [[nodiscard]] Json to_json() const;

@@ -3,6 +3,7 @@
 #include <fmt/format.h>
 
 #include "base/error.h"
+#include "base/units.h"
 
 namespace nanoflow {
 
@@ -14,8 +15,9 @@ Buffer allocate(Allocate allocate_bytes, int64_t bytes, const std::string& what,
   try {
     return allocate_bytes(bytes);
   } catch (const OutOfMemory& e) {
-    throw OutOfMemory(
-        fmt::format("{} for {} do not fit ({}); {}", format_bytes(bytes), what, e.what(), remedy));
+    throw OutOfMemory(fmt::format("{} for {} do not fit ({}); {}",
+                                  format_bytes(static_cast<double>(bytes)), what, e.what(),
+                                  remedy));
   }
 }
 
@@ -29,11 +31,6 @@ Buffer allocate_for(Backend& backend, int64_t bytes, const std::string& what,
 Buffer allocate_pinned_for(Backend& backend, int64_t bytes, const std::string& what,
                            const std::string& remedy) {
   return allocate([&](int64_t n) { return backend.allocate_pinned(n); }, bytes, what, remedy);
-}
-
-std::string format_bytes(int64_t bytes) {
-  const double mib = static_cast<double>(bytes) / (1 << 20);
-  return mib >= 1024 ? fmt::format("{:.2f} GiB", mib / 1024) : fmt::format("{:.1f} MiB", mib);
 }
 
 }  // namespace nanoflow

@@ -15,7 +15,4 @@ Buffer allocate_for(Backend& backend, int64_t bytes, const std::string& what,
 Buffer allocate_pinned_for(Backend& backend, int64_t bytes, const std::string& what,
                            const std::string& remedy);
 
-/// "1.50 GiB" or "12.0 MiB".
-std::string format_bytes(int64_t bytes);
-
 }  // namespace nanoflow

@@ -15,16 +15,16 @@ namespace {
 /// What requests are checked against: the runner's limits, narrowed by the operator and the cache.
 EngineLimits narrow(EngineLimits limits, int64_t max_model_len, Logger& logger) {
   if (limits.kv_tokens() < 1) {
-    throw ConfigError("kv_cache_bytes", "the KV cache holds no token; raise it");
+    throw ConfigError("--kv-cache-gib", "the KV cache holds no token; raise it");
   }
   if (max_model_len > limits.max_model_len) {
-    throw ConfigError("max_model_len", fmt::format("is {}, but the model's positions end at {}",
-                                                   max_model_len, limits.max_model_len));
+    throw ConfigError("--max-model-len", fmt::format("is {}, but the model's positions end at {}",
+                                                     max_model_len, limits.max_model_len));
   }
   if (max_model_len > limits.kv_tokens()) {
-    throw ConfigError("max_model_len",
-                      fmt::format("is {}, but the KV cache holds {} tokens; lower max_model_len or "
-                                  "raise kv_cache_bytes",
+    throw ConfigError("--max-model-len",
+                      fmt::format("is {}, but the KV cache holds {} tokens; lower --max-model-len "
+                                  "or raise --kv-cache-gib",
                                   max_model_len, limits.kv_tokens()));
   }
   if (max_model_len > 0) {

@@ -6,18 +6,16 @@
 #include <fmt/format.h>
 
 #include "base/check.h"
+#include "base/random.h"
 #include "engine/request_check.h"
 
 namespace nanoflow {
 
 namespace {
 
-/// Seed of a request that brings none (the finaliser of SplitMix64, Steele et al. 2014).
+/// Seed of a request that brings none.
 uint64_t mix(uint64_t seed, uint64_t arrival) {
-  uint64_t z = seed + (arrival + 1) * 0x9e3779b97f4a7c15u;
-  z = (z ^ (z >> 30)) * 0xbf58476d1ce4e5b9u;
-  z = (z ^ (z >> 27)) * 0x94d049bb133111ebu;
-  return z ^ (z >> 31);
+  return mix_bits(seed + (arrival + 1) * kGoldenGamma);
 }
 
 }  // namespace

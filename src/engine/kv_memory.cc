@@ -13,7 +13,7 @@ KvMemory::KvMemory(Backend& backend, const KvLayout& layout, DType dtype, int64_
   const int64_t v_offset = layout.bytes_per_page / 2 * (neighbours ? 1 : num_pages);
   for (int64_t layer = 0; layer < num_layers; ++layer) {
     buffers_.push_back(allocate_for(backend, layout.bytes_per_page * num_pages, "the KV cache",
-                                    "lower kv_cache_bytes or kv_memory_fraction"));
+                                    "lower --kv-cache-gib or --kv-memory-fraction"));
     auto* base = static_cast<std::byte*>(buffers_.back().data());
     views_.push_back({.k = base,
                       .v = base + v_offset,

@@ -10,7 +10,7 @@ namespace nanoflow {
 
 class KvMemory {
  public:
-  /// Pages of `layout` for `num_layers` layers. Throws OutOfMemory naming kv_cache_bytes.
+  /// Pages of `layout` for `num_layers` layers. Throws OutOfMemory naming --kv-cache-gib.
   KvMemory(Backend& backend, const KvLayout& layout, DType dtype, int64_t num_layers,
            int64_t num_pages);
 

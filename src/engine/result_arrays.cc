@@ -9,7 +9,7 @@ namespace nanoflow {
 
 namespace {
 
-constexpr const char* kRemedy = "lower max_num_batched_tokens";
+constexpr const char* kRemedy = "lower --max-num-batched-tokens";
 
 }  // namespace
 

@@ -15,7 +15,7 @@ namespace nanoflow {
 
 namespace {
 
-constexpr const char* kRemedy = "lower max_num_batched_tokens";
+constexpr const char* kRemedy = "lower --max-num-batched-tokens";
 
 /// Step inputs and results of the right shapes over `base`, to lower a plan that is only measured.
 StepInputs shapes_of_inputs(void* base, const StepCapacity& c) {

@@ -2,12 +2,13 @@
 
 #include <algorithm>
 #include <exception>
-#include <thread>
 
 #include <fmt/format.h>
 
 #include "base/check.h"
+#include "base/cores.h"
 #include "base/error.h"
+#include "base/units.h"
 #include "engine/device_memory.h"
 #include "engine/row_bucket.h"
 
@@ -21,7 +22,7 @@ constexpr int64_t kMaxSampleChunk = 1024;
 LoadOptions load_options(const EngineConfig& config, const ModelConfig& model, DType act,
                          int tp_rank, const LoadProgress& progress) {
   if (config.max_model_len > model.max_position_embeddings) {
-    throw ConfigError("max_model_len",
+    throw ConfigError("--max-model-len",
                       fmt::format("is {}, but the model's positions end at {}",
                                   config.max_model_len, model.max_position_embeddings));
   }
@@ -30,9 +31,10 @@ LoadOptions load_options(const EngineConfig& config, const ModelConfig& model, D
   options.tp_rank = tp_rank;
   options.tp_size = config.tp_size;
   options.max_positions = config.max_model_len;
-  options.num_threads = std::max(
-      1, static_cast<int>(std::thread::hardware_concurrency()) / std::max(1, config.tp_size));
-  if (tp_rank == 0) options.progress = progress;
+  options.num_threads = config.load_threads > 0
+                            ? config.load_threads
+                            : std::max(1, usable_cores() / std::max(1, config.tp_size));
+  options.progress = progress;
   return options;
 }
 
@@ -96,8 +98,9 @@ int64_t Worker::affordable_pages() const {
   const int64_t useful = config_.max_num_seqs * pages_of_one;
   if (affordable < 1) {
     throw OutOfMemory(fmt::format(
-        "{} for the KV cache hold no page ({} of {} tokens); raise kv_cache_bytes or free memory",
-        format_bytes(budget), format_bytes(bytes_per_page()), page_size));
+        "{} for the KV cache hold no page ({} of {} tokens); raise --kv-cache-gib or free memory",
+        format_bytes(static_cast<double>(budget)),
+        format_bytes(static_cast<double>(bytes_per_page())), page_size));
   }
   // Slots (page * page_size + offset) are int32.
   return std::min({affordable, useful, int64_t{INT32_MAX} / page_size});
@@ -119,9 +122,10 @@ void Worker::allocate_cache(int64_t num_pages) {
   if (config_.warm_up) plans_.warm_up();
   if (!reports_) return;
   logger_.info("memory per rank: weights {}, KV cache {} ({} tokens), work {}",
-               format_bytes(weights_.bytes()), format_bytes(kv_memory_->bytes()),
+               format_bytes(static_cast<double>(weights_.bytes())),
+               format_bytes(static_cast<double>(kv_memory_->bytes())),
                num_pages * kv_layout_.page_size,
-               format_bytes(plans_.bytes() + step_arrays_->bytes()));
+               format_bytes(static_cast<double>(plans_.bytes() + step_arrays_->bytes())));
 }
 
 EngineLimits Worker::limits() const {

@@ -24,9 +24,9 @@ namespace nanoflow {
 
 class Worker {
  public:
-  /// Loads this rank's weights, telling rank 0's `progress` about them (may be empty), and
-  /// allocates what does not depend on the cache's size. Throws ConfigError, FormatError, IoError,
-  /// or OutOfMemory saying what to lower.
+  /// Loads this rank's weights, telling `progress` about them (may be empty; what it throws ends
+  /// the loading), and allocates what does not depend on the cache's size. Throws ConfigError,
+  /// FormatError, IoError, or OutOfMemory saying what to lower.
   Worker(const EngineConfig& config, const ModelConfig& model, const CheckpointSource& source,
          std::unique_ptr<Backend> backend, int tp_rank, Logger& logger,
          const LoadProgress& progress = {});

@@ -5,6 +5,7 @@
 #include <exception>
 #include <functional>
 #include <future>
+#include <mutex>
 #include <set>
 #include <string>
 #include <thread>
@@ -88,6 +89,32 @@ std::vector<Value> get_all(std::vector<std::future<Value>>& futures) {
   return values;
 }
 
+/// One `progress` for all ranks: rank 0 reports; what that throws ends the others' loading, too.
+class GroupProgress {
+ public:
+  explicit GroupProgress(const LoadProgress& progress) : progress_(progress) {}
+
+  LoadProgress of_rank(int rank) {
+    if (!progress_) return {};
+    return [this, rank](int64_t done, int64_t total) {
+      const std::lock_guard lock(mutex_);
+      if (failure_) std::rethrow_exception(failure_);
+      if (rank != 0) return;
+      try {
+        progress_(done, total);
+      } catch (...) {
+        failure_ = std::current_exception();
+        throw;
+      }
+    };
+  }
+
+ private:
+  const LoadProgress& progress_;
+  std::mutex mutex_;
+  std::exception_ptr failure_;
+};
+
 class WorkerGroup final : public StepRunner {
  public:
   WorkerGroup(const EngineConfig& config, const ModelConfig& model, const CheckpointSource& source,
@@ -96,11 +123,12 @@ class WorkerGroup final : public StepRunner {
     for (const auto& communicator : communicators_) {
       ranks_.push_back(std::make_unique<RankThread>(*communicator));
     }
+    GroupProgress group_progress(progress);
     const std::vector<int64_t> pages =
         on_all<int64_t>([&](std::unique_ptr<Worker>& worker, int rank) {
           worker = std::make_unique<Worker>(
               config, model, source, make_backend(*communicators_[static_cast<size_t>(rank)]), rank,
-              logger, progress);
+              logger, group_progress.of_rank(rank));
           return worker->affordable_pages();
         });
     const int64_t num_pages = *std::min_element(pages.begin(), pages.end());

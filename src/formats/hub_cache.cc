@@ -18,7 +18,7 @@
 
 #include "base/error.h"
 #include "base/mmap.h"
-#include "base/progress.h"
+#include "base/units.h"
 #include "formats/hub_checksum.h"
 
 namespace nanoflow {

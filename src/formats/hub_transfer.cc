@@ -10,7 +10,7 @@
 
 #include "base/check.h"
 #include "base/error.h"
-#include "base/progress.h"
+#include "base/units.h"
 #include "formats/hub_checksum.h"
 
 namespace nanoflow {

@@ -285,7 +285,7 @@ ModelConfig read_model_config(const std::filesystem::path& model) {
   if (model.extension() == ".gguf") return read_gguf_config(model);
   const std::filesystem::path generation = model / "generation_config.json";
   const std::string text = read_file(model / "config.json");
-  return parse_model_config(text, std::filesystem::exists(generation) ? read_file(generation) : "");
+  return parse_model_config(text, file_exists(generation) ? read_file(generation) : "");
 }
 
 }  // namespace nanoflow

@@ -7,6 +7,7 @@
 #include <map>
 
 #include "base/error.h"
+#include "base/random.h"
 #include "model/convert.h"
 #include "model/source.h"
 #include "model/weight_plan.h"
@@ -20,12 +21,8 @@ constexpr uint64_t fnv1a(std::string_view text) {
   return hash;
 }
 
-/// The finaliser of SplitMix64 (Steele et al. 2014).
 constexpr uint64_t mix64(uint64_t x) {
-  x += 0x9e3779b97f4a7c15u;
-  x = (x ^ (x >> 30)) * 0xbf58476d1ce4e5b9u;
-  x = (x ^ (x >> 27)) * 0x94d049bb133111ebu;
-  return x ^ (x >> 31);
+  return mix_bits(x + kGoldenGamma);
 }
 
 /// The finaliser of MurmurHash3 (Appleby, public domain).

@@ -5,25 +5,18 @@
 
 #include <cstdint>
 
-namespace nanoflow {
+#include "base/random.h"
 
-/// Bijective mixing of 64 bits (the finaliser of SplitMix64, Steele et al. 2014, figure 15).
-constexpr uint64_t mix_bits(uint64_t x) {
-  x = (x ^ (x >> 30)) * 0xbf58476d1ce4e5b9ull;
-  x = (x ^ (x >> 27)) * 0x94d049bb133111ebull;
-  return x ^ (x >> 31);
-}
+namespace nanoflow {
 
 /// Key of one row's noise; computed once per row.
 constexpr uint64_t noise_key(uint64_t seed, int32_t position) {
-  constexpr uint64_t kGolden = 0x9e3779b97f4a7c15ull;  // 2^64 / golden ratio, odd
-  return mix_bits(mix_bits(seed + kGolden) + kGolden * static_cast<uint32_t>(position));
+  return mix_bits(mix_bits(seed + kGoldenGamma) + kGoldenGamma * static_cast<uint32_t>(position));
 }
 
 /// 32 uniform bits for one token of the row with this key.
 constexpr uint32_t noise_bits(uint64_t key, int32_t token) {
-  constexpr uint64_t kGolden = 0x9e3779b97f4a7c15ull;
-  return static_cast<uint32_t>(mix_bits(key + kGolden * static_cast<uint32_t>(token)) >> 32);
+  return static_cast<uint32_t>(mix_bits(key + kGoldenGamma * static_cast<uint32_t>(token)) >> 32);
 }
 
 /// Uniform in (0, 1): (bits + 1/2) / 2^32 in float32, kept below 1 where rounding would reach it.

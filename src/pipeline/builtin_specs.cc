@@ -6,6 +6,7 @@
 
 #include "base/check.h"
 #include "base/error.h"
+#include "base/mmap.h"
 
 namespace nanoflow {
 namespace {
@@ -136,7 +137,7 @@ PipelineSpec load_spec(const std::string& name_or_path, const OpGraph& graph) {
   if (name_or_path == "nanobatch4") return nano_batch_spec(graph, 4);
   if (name_or_path == "overlap2") return overlapped_spec(graph, 2);
   if (name_or_path == "overlap3") return overlapped_spec(graph, 3);
-  if (std::filesystem::exists(name_or_path)) return read_spec(name_or_path);
+  if (file_exists(name_or_path)) return read_spec(name_or_path);
   throw ConfigError("pipeline", fmt::format("{} is neither a file nor one of {}", name_or_path,
                                             fmt::join(builtin_spec_names(), ", ")));
 }

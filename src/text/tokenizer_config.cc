@@ -15,7 +15,7 @@ namespace fs = std::filesystem;
 
 /// The object in `path`, or null when there is no such file.
 Json read_object(const fs::path& path) {
-  if (!fs::exists(path)) return nullptr;
+  if (!file_exists(path)) return nullptr;
   Result<Json> json = parse_json(read_file(path));
   if (!json) throw FormatError(path.string(), json.error().message);
   if (!json->is_object()) throw FormatError(path.string(), "must be a JSON object");

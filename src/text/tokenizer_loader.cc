@@ -68,8 +68,8 @@ Tokenizer load_tokenizer(const fs::path& dir) {
   const fs::path json = dir / "tokenizer.json";
   const fs::path model = dir / "tokenizer.model";
   TokenizerConfig config = read_tokenizer_config(dir);
-  if (fs::exists(json)) return build_from_json(read_tokenizer_json(json), config, json.string());
-  if (fs::exists(model)) {
+  if (file_exists(json)) return build_from_json(read_tokenizer_json(json), config, json.string());
+  if (file_exists(model)) {
     const MappedFile file(model);
     const auto bytes = file.bytes();
     const std::string_view text(reinterpret_cast<const char*>(bytes.data()), bytes.size());

@@ -16,6 +16,7 @@
 #include "backend/cpu/gemm_panels.h"
 #include "backend/cpu/parallel.h"
 #include "base/check.h"
+#include "base/cores.h"
 #include "base/error.h"
 
 namespace nanoflow {
@@ -31,7 +32,7 @@ void copy_rows(const TensorView& dst, const TensorView& src) {
 
 CpuBackend::CpuBackend(const CpuBackendOptions& options)
     : options_(options),
-      threads_(options.threads > 0 ? options.threads : cpu::usable_cores()),
+      threads_(options.threads > 0 ? options.threads : usable_cores()),
       pool_(threads_ - 1),
       scratch_(static_cast<size_t>(std::max(1, options.lanes))) {
   NANO_CHECK(options.lanes >= 1 && options.threads >= 0 && options.page_size >= 1,

@@ -1,17 +1,15 @@
 #include "backend/cpu/device.h"
 
-#include <sched.h>
-
 #include <algorithm>
-#include <cmath>
 #include <fstream>
 #include <limits>
 #include <optional>
 #include <sstream>
 #include <string>
-#include <thread>
 
 #include <fmt/format.h>
+
+#include "base/cores.h"
 
 namespace nanoflow::cpu {
 namespace {
@@ -67,19 +65,6 @@ MemoryLimit cgroup_memory(const std::filesystem::path& root) {
   return memory;
 }
 
-/// Cores that the cgroup's CPU quota pays for, rounded up; a large number without a quota.
-int quota_cores(const std::filesystem::path& root) {
-  const std::filesystem::path v2 = root / "sys/fs/cgroup/cpu.max", v1 = root / "sys/fs/cgroup/cpu";
-  double quota = -1, period = -1;
-  std::ifstream file(v2);
-  if (!(file >> quota >> period)) {
-    quota = static_cast<double>(read_number(v1 / "cpu.cfs_quota_us").value_or(-1));
-    period = static_cast<double>(read_number(v1 / "cpu.cfs_period_us").value_or(-1));
-  }
-  if (quota <= 0 || period <= 0) return std::numeric_limits<int>::max();
-  return std::max(1, static_cast<int>(std::ceil(quota / period)));
-}
-
 std::string cpu_name(const std::filesystem::path& root) {
   std::istringstream cpuinfo(read_text(root / "proc/cpuinfo"));
   for (std::string line; std::getline(cpuinfo, line);) {
@@ -97,15 +82,6 @@ bool has_fast_bf16(const std::filesystem::path& root) {
 }
 
 }  // namespace
-
-int usable_cores(const std::filesystem::path& root) {
-  cpu_set_t set;
-  CPU_ZERO(&set);
-  const int allowed = sched_getaffinity(0, sizeof(set), &set) == 0
-                          ? CPU_COUNT(&set)
-                          : static_cast<int>(std::thread::hardware_concurrency());
-  return std::max(1, std::min(allowed, quota_cores(root)));
-}
 
 DeviceInfo read_device_info(const std::filesystem::path& root) {
   const std::string meminfo = read_text(root / "proc/meminfo");

@@ -7,9 +7,6 @@
 
 namespace nanoflow::cpu {
 
-/// Cores that this process may run on (its affinity mask and its cgroup's CPU quota), at least 1.
-int usable_cores(const std::filesystem::path& root = "/");
-
 /// Reads /proc and /sys below `root` (a test passes a directory of its own). Missing or unreadable
 /// entries leave fallbacks: name "CPU", memory 0.
 DeviceInfo read_device_info(const std::filesystem::path& root = "/");

@@ -21,7 +21,6 @@ void Failure::rethrow() const {
 }
 
 Lane::~Lane() {
-  if (!thread_.joinable()) return;
   {
     const std::lock_guard lock(mutex_);
     stop_ = true;
@@ -50,7 +49,6 @@ void Lane::push(Work work) {
     queue_.push_back(std::move(work));
   }
   ++enqueued_;
-  if (!thread_.joinable()) thread_ = std::thread([this] { run(); });
   work_.notify_one();
 }
 

@@ -32,12 +32,12 @@ class Failure {
   std::function<void()> handler_;
 };
 
-/// One thread, started by the first enqueue(). enqueue() is for one thread at a time; wait_for()
-/// for any.
+/// One thread. enqueue() is for one thread at a time; wait_for() for any.
 class Lane {
  public:
-  /// `failure` outlives the lane.
-  explicit Lane(Failure& failure) : failure_(failure) {}
+  /// Starts the thread; throws std::system_error when the system refuses it. `failure` outlives the
+  /// lane.
+  explicit Lane(Failure& failure) : failure_(failure), thread_([this] { run(); }) {}
   /// Runs what is queued, then joins.
   ~Lane();
   Lane(const Lane&) = delete;

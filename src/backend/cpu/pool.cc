@@ -17,17 +17,27 @@ void pause_cpu() {
 
 }  // namespace
 
+Pool::Pool(int helpers) : helpers_(helpers) {
+  threads_.reserve(static_cast<size_t>(std::max(0, helpers)));
+  try {
+    for (int i = 0; i < helpers; ++i) threads_.emplace_back([this] { help(); });
+  } catch (...) {
+    stop_helpers();
+    throw;
+  }
+}
+
 Pool::~Pool() {
+  stop_helpers();
+}
+
+void Pool::stop_helpers() {
   {
     const std::lock_guard lock(mutex_);
     stop_ = true;
   }
   wake_.notify_all();
   for (std::thread& thread : threads_) thread.join();
-}
-
-void Pool::start_helpers() {
-  while (static_cast<int>(threads_.size()) < helpers_) threads_.emplace_back([this] { help(); });
 }
 
 void Pool::work(Loop& loop, int slot) {
@@ -52,7 +62,6 @@ void Pool::run(int64_t count, int64_t piece, int max_threads, Body body, const v
   Loop loop{body, context, count, piece, wanted};
   {
     const std::lock_guard lock(mutex_);
-    start_helpers();
     loops_.push_back(&loop);
     wanted_.fetch_add(wanted, std::memory_order_relaxed);
     if (sleeping_ > 0) wake_.notify_all();

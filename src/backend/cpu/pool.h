@@ -18,8 +18,9 @@ class Pool {
   /// Piece [begin, end) of a loop, on the thread of number `slot` among those in the loop.
   using Body = void (*)(const void* context, int64_t begin, int64_t end, int slot);
 
-  /// `helpers` threads, started by the first loop that wants them.
-  explicit Pool(int helpers) : helpers_(helpers) {}
+  /// Starts `helpers` threads; throws std::system_error when the system refuses one: a request must
+  /// not be the first to find out.
+  explicit Pool(int helpers);
   ~Pool();
   Pool(const Pool&) = delete;
   Pool& operator=(const Pool&) = delete;
@@ -44,7 +45,7 @@ class Pool {
   static void work(Loop& loop, int slot);
   void help();
   [[nodiscard]] Loop* find_loop();  // under mutex_
-  void start_helpers();             // under mutex_
+  void stop_helpers();
 
   const int helpers_;
   std::mutex mutex_;

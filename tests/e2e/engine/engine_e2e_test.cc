@@ -291,12 +291,33 @@ TEST(EngineE2eStart, FailuresSayWhatToChange) {
     const std::string message = start_failure(config, cpu_factory(true));
     EXPECT_NE(message.find(text), std::string::npos) << message;
   };
-  expect([](auto& c) { c.kv_cache_bytes = 10; }, "kv_cache_bytes");
+  expect([](auto& c) { c.kv_cache_bytes = 10; }, "--kv-cache-gib");
   expect([](auto& c) { c.kv_cache_bytes = int64_t{1} << 60, c.max_num_seqs = 64; }, "started");
-  expect([](auto& c) { c.max_model_len = 257; }, "max_model_len");
+  expect([](auto& c) { c.max_model_len = 257; }, "--max-model-len");
   expect([](auto& c) { c.pipeline = "no such spec"; }, "no such spec");
   expect([](auto& c) { c.tp_size = 3; }, "tp_size");
   expect([](auto& c) { c.warm_up = false; }, "started");
+}
+
+TEST(EngineE2eStart, AProgressCallbackThatThrowsStopsTheLoadingOfAllRanks) {
+  const ModelConfig model = tiny_model();
+  EngineConfig config = config_of({}, model);
+  config.tp_size = 2;
+  const auto source = make_dummy_source(model);
+  Logger logger(LogLevel::kOff);
+  int calls = 0;
+  const auto stop = [&](int64_t done, int64_t total) {
+    ++calls;
+    EXPECT_LT(done, total);
+    throw EnvironmentError("stopped");
+  };
+  try {
+    (void)make_worker_group(config, model, *source, cpu_factory(true), logger, stop);
+    FAIL() << "loaded";
+  } catch (const EnvironmentError& e) {
+    EXPECT_STREQ(e.what(), "stopped");
+  }
+  EXPECT_EQ(calls, 1);
 }
 
 // One rank fails to start, or fails while it runs: nobody hangs.

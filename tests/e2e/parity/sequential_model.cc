@@ -3,10 +3,14 @@
 #include <algorithm>
 #include <cstring>
 
+#include "backend/cpu/backend.h"
 #include "pipeline/builtin_specs.h"
 #include "pipeline/executor.h"
 #include "pipeline/lower.h"
 #include "pipeline/verify.h"
+#ifdef NANOFLOW_HAS_CUDA
+#include "backend/cuda/factory.h"
+#endif
 
 namespace nanoflow {
 
@@ -51,8 +55,13 @@ LoadOptions load_options(const SequentialOptions& o) {
           .num_threads = 2};
 }
 
-TensorView vector_view(std::vector<int32_t>& v) {
-  return {v.data(), DType::kI32, {static_cast<int64_t>(v.size())}};
+std::unique_ptr<Backend> make_backend(const SequentialOptions& o) {
+#ifdef NANOFLOW_HAS_CUDA
+  if (o.cuda) return make_cuda_backend({.lanes = 3, .comm = o.comm});
+#endif
+  NANO_CHECK(!o.cuda, "no CUDA backend was built");
+  return std::make_unique<CpuBackend>(CpuBackendOptions{
+      .threads = o.threads, .lanes = 3, .comm = o.comm, .reference_kernels = o.reference_kernels});
 }
 
 }  // namespace
@@ -61,19 +70,16 @@ SequentialModel::SequentialModel(const ModelConfig& config, const CheckpointSour
                                  SequentialOptions options)
     : config_(config),
       options_(std::move(options)),
-      backend_({.threads = options_.threads,
-                .lanes = 3,
-                .comm = options_.comm,
-                .reference_kernels = options_.reference_kernels}),
-      weights_(config, source, backend_, load_options(options_)),
+      backend_(make_backend(options_)),
+      weights_(config, source, *backend_, load_options(options_)),
       forward_(build_forward_graph(config, options_.tp_size, options_.act)),
       sample_(build_sample_graph(config, options_.tp_size, options_.act)) {
-  layout_ = backend_.kv_layout({config.kv_heads(options_.tp_size), config.head_dim, options_.act});
+  layout_ = backend_->kv_layout({config.kv_heads(options_.tp_size), config.head_dim, options_.act});
   pages_per_seq_ = (options_.max_length + layout_.page_size - 1) / layout_.page_size;
   const int64_t bytes =
       pages_per_seq_ * options_.max_seqs * layout_.page_stride * dtype_size(options_.act);
   for (int64_t i = 0; i < 2 * config.num_hidden_layers; ++i)
-    caches_.push_back(backend_.allocate(bytes));
+    caches_.push_back(backend_->allocate(bytes));
 }
 
 KvCacheView SequentialModel::cache(int layer) const {
@@ -130,17 +136,53 @@ void SequentialModel::fill_step(const std::vector<ModelChunk>& decodes,
     kv_slots_.push_back(-1);
   }
   last_token_.assign(static_cast<size_t>(options_.max_seqs), 0);
-  inputs_ = {.header = &header_,
-             .token_ids = vector_view(token_ids_),
-             .positions = vector_view(positions_),
-             .row_seq = vector_view(row_seq_),
-             .kv_slots = vector_view(kv_slots_),
-             .q_indptr = vector_view(q_indptr_),
-             .kv_page_indptr = vector_view(kv_page_indptr_),
-             .kv_page_indices = vector_view(kv_page_indices_),
-             .kv_last_page_len = vector_view(kv_last_page_len_),
-             .last_token = vector_view(last_token_),
-             .sample_rows = vector_view(sample_rows_)};
+  step_memory_.clear();
+  const auto upload = [&](const std::vector<int32_t>& v) {
+    const auto count = static_cast<int64_t>(v.size());
+    step_memory_.push_back(to_device(v.data(), 4 * count));
+    return step_memory_.back().view(DType::kI32, {count});
+  };
+  step_memory_.push_back(to_device(&header_, sizeof(header_)));
+  inputs_ = {.header = static_cast<const StepHeader*>(step_memory_.back().data()),
+             .token_ids = upload(token_ids_),
+             .positions = upload(positions_),
+             .row_seq = upload(row_seq_),
+             .kv_slots = upload(kv_slots_),
+             .q_indptr = upload(q_indptr_),
+             .kv_page_indptr = upload(kv_page_indptr_),
+             .kv_page_indices = upload(kv_page_indices_),
+             .kv_last_page_len = upload(kv_last_page_len_),
+             .last_token = upload(last_token_),
+             .sample_rows = upload(sample_rows_)};
+}
+
+Buffer SequentialModel::to_device(const void* data, int64_t bytes) {
+  Buffer device = backend_->allocate(std::max<int64_t>(1, bytes));
+  const Buffer host = backend_->allocate_pinned(std::max<int64_t>(1, bytes));
+  std::memcpy(host.data(), data, static_cast<size_t>(bytes));
+  backend_->copy(device.view(DType::kU8, {bytes}), host.view(DType::kU8, {bytes}), 0);
+  backend_->synchronize();
+  return device;
+}
+
+void SequentialModel::poison(const Buffer& buffer) {
+  const Buffer host = backend_->allocate_pinned(buffer.size());
+  std::memset(host.data(), 0xff, static_cast<size_t>(host.size()));
+  const auto bytes = [](const Buffer& b) { return b.view(DType::kU8, {b.size()}); };
+  backend_->copy(bytes(buffer), bytes(host), 0);
+  backend_->synchronize();
+}
+
+std::vector<float> SequentialModel::read(const TensorView& logits, int64_t rows) {
+  const TensorView live = logits.slice_rows(0, rows);
+  const Buffer host = backend_->allocate_pinned(live.size_bytes());
+  const TensorView copy = host.view(DType::kF32, {rows, live.cols()});
+  backend_->copy(copy, live, 0);
+  backend_->synchronize();
+  std::vector<float> out;
+  for (int64_t r = 0; r < rows; ++r)
+    out.insert(out.end(), copy.row<float>(r), copy.row<float>(r) + config_.vocab_size);
+  return out;
 }
 
 TensorView SequentialModel::symbol_memory(const Symbol& symbol, int64_t rows) {
@@ -148,8 +190,8 @@ TensorView SequentialModel::symbol_memory(const Symbol& symbol, int64_t rows) {
   const int64_t bytes = total * symbol.cols * dtype_size(symbol.dtype);
   Buffer& buffer = memory_[symbol.name];
   if (buffer.size() < bytes) {
-    buffer = backend_.allocate(bytes);
-    std::memset(buffer.data(), 0xff, static_cast<size_t>(bytes));  // NaN until written
+    buffer = backend_->allocate(bytes);
+    poison(buffer);
   }
   return buffer.view(symbol.dtype, {total, symbol.cols});
 }
@@ -164,13 +206,13 @@ void SequentialModel::run_node(const OpGraph& graph, const OpNode& node, int lay
     const StepBinder binder(*this, graph, layer, range, rows);
     const OpArgs args = node.bind(binder);
     check_shapes(args);
-    NANO_CHECK(backend_.supports(args), "{} is not supported", node.name);
-    LaunchContext context{.rows = range, .header = &header_};
+    NANO_CHECK(backend_->supports(args), "{} is not supported", node.name);
+    LaunchContext context{.rows = range, .header = inputs_.header};
     const Buffer workspace =
-        backend_.allocate(std::max<int64_t>(1, backend_.workspace_bytes(args, context)));
+        backend_->allocate(std::max<int64_t>(1, backend_->workspace_bytes(args, context)));
     context.workspace = workspace.view(DType::kU8, {workspace.size()});
-    backend_.launch(args, context);
-    backend_.synchronize();
+    backend_->launch(args, context);
+    backend_->synchronize();
   }
 }
 
@@ -185,21 +227,21 @@ void SequentialModel::walk(const OpGraph& graph, int64_t rows, const std::string
 }
 
 void SequentialModel::run_plan(const OpGraph& graph, int64_t rows) {
-  BindEnvironment environment{.rows = rows, .backend = &backend_, .weights = &weights_};
+  BindEnvironment environment{.rows = rows, .backend = backend_.get(), .weights = &weights_};
   for (const Symbol& symbol : graph.symbols)
     if (symbol.space == SymbolSpace::kExternal)
       environment.external[symbol.name] = symbol_memory(symbol, rows);
   for (int layer = 0; layer < graph.num_layers; ++layer) environment.kv.push_back(cache(layer));
   environment.step = inputs_;
   const PipelineSpec spec = load_spec(options_.pipeline, graph);
-  const Buffer arena = backend_.allocate(lower(graph, spec, environment).arena_bytes);
-  std::memset(arena.data(), 0xff, static_cast<size_t>(arena.size()));  // NaN until written
+  const Buffer arena = backend_->allocate(lower(graph, spec, environment).arena_bytes);
+  poison(arena);
   environment.arena = arena.view(DType::kU8, {arena.size()});
   const Plan plan = lower(graph, spec, environment);
-  const std::vector<std::string> problems = verify(plan, graph, backend_.device().num_sms);
+  const std::vector<std::string> problems = verify(plan, graph, backend_->device().num_sms);
   NANO_CHECK(problems.empty(), "{}", problems.front());
-  Executor(backend_).run(plan);
-  backend_.synchronize();
+  Executor(*backend_).run(plan);
+  backend_->synchronize();
 }
 
 std::vector<float> SequentialModel::step(const std::vector<ModelChunk>& decodes,
@@ -215,11 +257,7 @@ std::vector<float> SequentialModel::step(const std::vector<ModelChunk>& decodes,
   const std::string name = options_.tp_size > 1 ? "all_logits" : "logits";
   for (const Symbol& symbol : sample_.symbols) {
     if (symbol.name != name) continue;
-    const TensorView logits = symbol_memory(symbol, rows);
-    std::vector<float> out;
-    for (int64_t r = 0; r < header_.num_rows; ++r)
-      out.insert(out.end(), logits.row<float>(r), logits.row<float>(r) + config_.vocab_size);
-    return out;
+    return read(symbol_memory(symbol, rows), header_.num_rows);
   }
   NANO_CHECK(false, "no symbol {}", name);
   return {};

@@ -8,11 +8,12 @@
 #include <string>
 #include <vector>
 
-#include "backend/cpu/backend.h"
+#include "comm/communicator.h"
 #include "model/config.h"
 #include "model/graph.h"
 #include "model/source.h"
 #include "model/weights.h"
+#include "ops/backend.h"
 
 namespace nanoflow {
 
@@ -35,6 +36,7 @@ struct SequentialOptions {
   int padding = 0;            ///< rows behind the live ones of every step
   std::vector<int64_t> cuts;  ///< every op is run in pieces cut at these rows
   std::string pipeline;       ///< a spec's name: run the forward graph through it
+  bool cuda = false;          ///< on the first GPU; the kernels' options above do not apply
 };
 
 class SequentialModel {
@@ -52,6 +54,10 @@ class SequentialModel {
   class Memory;
   class StepBinder;
 
+  /// The value that memory holds until an op writes it: NaN in every float dtype.
+  void poison(const Buffer& buffer);
+  Buffer to_device(const void* data, int64_t bytes);
+  [[nodiscard]] std::vector<float> read(const TensorView& logits, int64_t rows);
   void fill_step(const std::vector<ModelChunk>& decodes, const std::vector<ModelChunk>& prefills);
   void append_chunk(const ModelChunk& chunk);
   void walk(const OpGraph& graph, int64_t rows, const std::string& stop_before);
@@ -63,7 +69,7 @@ class SequentialModel {
 
   ModelConfig config_;
   SequentialOptions options_;
-  CpuBackend backend_;
+  std::unique_ptr<Backend> backend_;
   WeightStore weights_;
   OpGraph forward_;
   OpGraph sample_;
@@ -76,6 +82,7 @@ class SequentialModel {
   std::vector<int32_t> token_ids_, positions_, row_seq_, kv_slots_, q_indptr_, kv_page_indptr_,
       kv_page_indices_, kv_last_page_len_, last_token_, sample_rows_;
   StepInputs inputs_;
+  std::vector<Buffer> step_memory_;  // of inputs_
 };
 
 }  // namespace nanoflow

@@ -31,6 +31,7 @@ struct BenchOptions {
 };
 
 int run(BenchOptions o) {
+  if (!o.json.empty()) require_writable(o.json);  // not after minutes of work
   o.workload.trace = o.trace;
   o.workload.seed = o.model.seed;
   o.model.skip_tokenizer_init = true;  // token ids in, token ids out
@@ -64,7 +65,7 @@ int run(BenchOptions o) {
                                 .joules = on_cpu ? energy.joules() : std::nullopt};
   report.print();
   if (!o.json.empty()) write_file_atomically(o.json, report.to_json().dump(2) + "\n");
-  return interrupted() ? 130 : 0;
+  return interrupted() ? kInterruptedExit : 0;
 }
 
 }  // namespace
@@ -72,6 +73,10 @@ int run(BenchOptions o) {
 void add_bench(CLI::App& app, Command& command) {
   CLI::App* bench = app.add_subcommand("bench", "Measure speed");
   bench->require_subcommand(1);
+  bench->footer(
+      "Examples:\n"
+      "  nanoflow bench throughput --model ./Llama-3-8B --input-len 1024 --output-len 512\n"
+      "\"nanoflow bench throughput --help\" shows its options and more examples.");
   CLI::App* sub = bench->add_subcommand("throughput", "Tokens per second of a synthetic workload");
   auto o = std::make_shared<BenchOptions>();  // shared by the options and the command they run
   sub->add_option("--input-len", o->workload.input_len, "Prompt tokens")
@@ -82,17 +87,17 @@ void add_bench(CLI::App& app, Command& command) {
       ->capture_default_str();
   sub->add_option("--range-ratio", o->workload.range_ratio,
                   "Lengths vary by this share around the mean")
-      ->check(CLI::Range(0.0, 0.99));
+      ->check(number_between(0, 0.99));
   sub->add_option("--trace", o->trace, "CSV of lengths instead: input_len,output_len")
       ->check(CLI::ExistingFile);
   sub->add_flag("--trace-in-order", o->workload.trace_in_order,
                 "Take the trace's rows from the first on instead of drawing them");
   sub->add_option("--num-requests,--num-prompts", o->workload.num_requests,
                   "Default: 1000, or all rows of the trace")
-      ->check(CLI::NonNegativeNumber);
+      ->check(CLI::Range(int64_t{0}, kMaxWorkloadRequests));
   sub->add_option("--request-rate", o->workload.request_rate,
                   "Poisson arrivals per second; 0: all at once")
-      ->check(CLI::NonNegativeNumber);
+      ->check(number_between(0, 1e6));
   sub->add_option("--json", o->json, "Write the report as JSON");
   add_model_options(*sub, o->model);
   sub->footer(

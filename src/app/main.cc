@@ -1,20 +1,48 @@
 // nanoflow: one binary, one file per subcommand. main() wires the command line and turns exceptions
 // into one line and an exit code: 0 done, 1 the environment or input failed, 2 bad usage, 130
-// interrupted.
+// interrupted, 141 nobody reads stdout any more.
 #include <cstdio>
 #include <exception>
+#include <new>
+#include <string>
+#include <system_error>
 
 #include <fmt/format.h>
 #include <CLI/CLI.hpp>
 
 #include "app/commands.h"
 #include "app/signals.h"
+#include "app/standard_output.h"
 #include "base/error.h"
 #include "version.h"
 
 namespace {
 
-constexpr int kInterruptedExit = 130;  // 128 + SIGINT, as shells report it
+/// What the standard library throws; the program's own exceptions say it better.
+std::string explain(const std::system_error& error) {
+  if (error.code() == std::errc::resource_unavailable_try_again)
+    return "the system refuses another thread: lower --threads or --tensor-parallel-size, or raise "
+           "the limit on processes (ulimit -u)";
+  return error.what();
+}
+
+/// Runs the command; what it throws ends as one line.
+int run(const nanoflow::Command& command) {
+  try {
+    return command();
+  } catch (const nanoflow::OutputClosed&) {
+    return nanoflow::kOutputClosedExit;
+  } catch (const nanoflow::EnvironmentError& error) {
+    fmt::print(stderr, "nanoflow: {}\n", error.what());
+  } catch (const std::bad_alloc&) {
+    fmt::print(stderr, "nanoflow: out of host memory\n");
+  } catch (const std::system_error& error) {
+    fmt::print(stderr, "nanoflow: {}\n", explain(error));
+  } catch (const std::exception& error) {
+    fmt::print(stderr, "nanoflow: {}\n", error.what());
+  }
+  return nanoflow::interrupted() ? nanoflow::kInterruptedExit : 1;
+}
 
 }  // namespace
 
@@ -43,12 +71,5 @@ int main(int argc, char** argv) {
     return app.exit(error) == 0 ? 0 : 2;
   }
   nanoflow::install_signal_handlers();
-  try {
-    return command();
-  } catch (const nanoflow::EnvironmentError& error) {
-    fmt::print(stderr, "nanoflow: {}\n", error.what());
-  } catch (const std::bad_alloc&) {
-    fmt::print(stderr, "nanoflow: out of host memory\n");
-  }
-  return nanoflow::interrupted() ? kInterruptedExit : 1;
+  return run(command);
 }

@@ -1,10 +1,24 @@
 #include "app/options.h"
 
+#include <fmt/format.h>
 #include <CLI/CLI.hpp>
 
 #include "app/device_choice.h"
 
 namespace nanoflow {
+namespace {
+
+constexpr double kMaxGib = 1 << 20;  // a pebibyte: in bytes far from where integers end
+
+}  // namespace
+
+std::function<std::string(const std::string&)> number_between(double low, double high) {
+  return [low, high](const std::string& text) -> std::string {
+    double value = 0;
+    if (CLI::detail::lexical_cast(text, value) && value >= low && value <= high) return {};
+    return fmt::format("{} is no number between {} and {}", text, low, high);
+  };
+}
 
 void add_model_options(CLI::App& command, ModelOptions& o) {
   const char* model = "Model";
@@ -72,7 +86,13 @@ void add_model_options(CLI::App& command, ModelOptions& o) {
       ->check(CLI::NonNegativeNumber)
       ->group(engine);
   command.add_option("--kv-cache-gib", o.kv_cache_gib, "Memory for the KV cache; 0: chosen")
-      ->check(CLI::NonNegativeNumber)
+      ->check(number_between(0, kMaxGib))
+      ->group(engine);
+  command
+      .add_option("--kv-memory-fraction", o.kv_memory_fraction,
+                  "Share of the memory that weights leave free for the KV cache, without "
+                  "--kv-cache-gib; 0: chosen")
+      ->check(number_between(0, 1))
       ->group(engine);
   command
       .add_flag("--reference-kernels", o.reference_kernels, "Slow, exact kernels (for checking)")

@@ -3,6 +3,7 @@
 #pragma once
 
 #include <cstdint>
+#include <functional>
 #include <string>
 
 namespace CLI {
@@ -29,11 +30,15 @@ struct ModelOptions {
   int64_t max_num_seqs = 0;
   int64_t max_num_batched_tokens = 0;
   double kv_cache_gib = 0;
+  double kv_memory_fraction = 0;
   bool reference_kernels = false;
   bool enforce_eager = false;
   uint64_t seed = 0;
   bool verbose = false;
 };
+
+/// A check for add_option: a finite number in [low, high]. CLI11's own ranges let "nan" pass.
+std::function<std::string(const std::string&)> number_between(double low, double high);
 
 /// Declares --model and the rest on `command`, grouped for --help.
 void add_model_options(CLI::App& command, ModelOptions& options);

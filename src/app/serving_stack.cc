@@ -1,15 +1,19 @@
 #include "app/serving_stack.h"
 
 #include <algorithm>
-#include <thread>
+#include <system_error>
 #include <utility>
 
 #include <fmt/format.h>
 
 #include "app/device_choice.h"
 #include "app/pull.h"
+#include "app/signals.h"
+#include "base/cores.h"
 #include "base/error.h"
+#include "base/mmap.h"
 #include "base/progress.h"
+#include "base/units.h"
 #include "engine/worker_group.h"
 #include "formats/gguf.h"
 #include "model/graph.h"
@@ -25,10 +29,13 @@ bool is_gguf(const std::filesystem::path& path) {
 
 /// A folder's only .gguf file, if it is a GGUF folder; else the folder.
 std::filesystem::path model_in_folder(const std::filesystem::path& folder) {
-  if (std::filesystem::exists(folder / "config.json")) return folder;
+  if (file_exists(folder / "config.json")) return folder;
   std::vector<std::filesystem::path> files;
-  for (const auto& entry : std::filesystem::directory_iterator(folder))
-    if (is_gguf(entry.path())) files.push_back(entry.path());
+  std::error_code error;
+  for (std::filesystem::directory_iterator entry(folder, error), end; !error && entry != end;
+       entry.increment(error))
+    if (is_gguf(entry->path())) files.push_back(entry->path());
+  if (error) throw IoError(folder.string(), "cannot list: " + error.message());
   if (files.size() == 1) return files.front();
   throw ConfigError("--model", fmt::format("{} has no config.json{}", folder.string(),
                                            files.empty() ? " and no .gguf file"
@@ -36,7 +43,7 @@ std::filesystem::path model_in_folder(const std::filesystem::path& folder) {
 }
 
 std::string model_name(const ModelOptions& options, const std::filesystem::path& path) {
-  if (!std::filesystem::exists(options.model)) return options.model;  // a hub id
+  if (!file_exists(options.model)) return options.model;  // a hub id
   const std::filesystem::path clean = path.lexically_normal();
   const std::string name = is_gguf(clean) ? clean.stem().string() : clean.filename().string();
   return name.empty() ? clean.parent_path().filename().string() : name;
@@ -80,25 +87,23 @@ SamplingDefaults sampling_defaults(const GenerationDefaults& generation) {
   return defaults;
 }
 
-double gib(int64_t bytes) {
-  return static_cast<double>(bytes) / (1 << 30);
-}
+/// A CPU shares its memory with everything else on the machine.
+constexpr double kCpuKvMemoryFraction = 0.5;
 
-/// Half of the memory that the weights will leave free, but no more than every sequence at full
-/// length could use: a CPU shares its memory with everything else on the machine.
-int64_t default_cpu_kv_bytes(const EngineConfig& config, const ModelConfig& model, DType dtype,
-                             int64_t free_bytes) {
-  const int64_t longest =
-      config.max_model_len > 0 ? config.max_model_len : model.max_position_embeddings;
-  const int64_t full =
-      config.max_num_seqs * longest * model.kv_bytes_per_token(dtype, config.tp_size);
-  const int64_t weights = model.weight_bytes(dtype, config.tp_size) * config.tp_size;
+/// Throws OutOfMemory before minutes of loading where the host cannot hold the weights.
+void check_weights_fit(const EngineConfig& config, const ModelConfig& model, int64_t free_bytes) {
+  const int64_t weights = model.weight_bytes(*config.dtype, config.tp_size) * config.tp_size;
   if (weights >= free_bytes)
     throw OutOfMemory(fmt::format(
         "the weights need {:.1f} GiB, but only {:.1f} GiB of memory are free; \"nanoflow inspect\" "
         "shows what fits, --kv-cache-gib skips this check",
         gib(weights), gib(free_bytes)));
-  return std::min(full, (free_bytes - weights) / 2 / config.tp_size);
+}
+
+/// Ranks share the cores.
+int threads_per_rank(const ModelOptions& options) {
+  const int threads = options.threads > 0 ? options.threads : usable_cores();
+  return std::max(1, threads / options.tensor_parallel_size);
 }
 
 EngineConfig make_engine_config(const ModelOptions& o, const ModelConfig& model,
@@ -109,25 +114,21 @@ EngineConfig make_engine_config(const ModelOptions& o, const ModelConfig& model,
   config.seed = o.seed;
   config.capture_graphs = !o.enforce_eager;
   config.max_model_len = o.max_model_len;
-  if (o.max_num_seqs > 0) config.max_num_seqs = o.max_num_seqs;
+  config.load_threads = threads_per_rank(o);
   if (o.max_num_batched_tokens > 0) config.max_num_batched_tokens = o.max_num_batched_tokens;
+  // Each running sequence needs a row of a step.
+  config.max_num_seqs = o.max_num_seqs > 0
+                            ? o.max_num_seqs
+                            : std::min(config.max_num_seqs, config.max_num_batched_tokens);
   config.dtype = parse_dtype(o.dtype);
   if (!config.dtype.has_value()) config.dtype = device_info(device).preferred_dtype;
-  if (o.kv_cache_gib > 0) {
-    config.kv_cache_bytes = static_cast<int64_t>(o.kv_cache_gib * (1 << 30));
-  } else if (!device.is_cuda) {  // a GPU gives what weights and work leave (kv_memory_fraction)
-    config.kv_cache_bytes =
-        default_cpu_kv_bytes(config, model, *config.dtype, device_info(device).free_bytes);
-  }
+  config.kv_cache_bytes = static_cast<int64_t>(o.kv_cache_gib * (1 << 30));
+  if (!device.is_cuda) config.kv_memory_fraction = kCpuKvMemoryFraction;
+  if (o.kv_memory_fraction > 0) config.kv_memory_fraction = o.kv_memory_fraction;
   config.validate();
+  if (!device.is_cuda && config.kv_cache_bytes == 0)
+    check_weights_fit(config, model, device_info(device).free_bytes);
   return config;
-}
-
-/// Ranks share the cores.
-int threads_per_rank(const ModelOptions& options) {
-  const auto cores = static_cast<int>(std::thread::hardware_concurrency());
-  const int threads = options.threads > 0 ? options.threads : cores;
-  return std::max(1, threads / options.tensor_parallel_size);
 }
 
 void print_summary(const TextModel& text, const ModelConfig& model, const EngineConfig& config,
@@ -168,8 +169,8 @@ std::filesystem::path resolve_model(const ModelOptions& options) {
   if (options.model.empty())
     throw ConfigError("--model", "name a folder, a .gguf file, or a hub id (org/name)");
   const std::filesystem::path path(options.model);
-  if (std::filesystem::is_directory(path)) return model_in_folder(path);
-  if (std::filesystem::exists(path)) return path;
+  if (is_folder(path)) return model_in_folder(path);
+  if (file_exists(path)) return path;
   if (is_gguf(path) || options.model.starts_with('/') || options.model.starts_with('.') ||
       std::count(options.model.begin(), options.model.end(), '/') != 1)
     throw ConfigError("--model", options.model + " does not exist");
@@ -210,6 +211,7 @@ ServingStack ServingStack::load(const ModelOptions& options) {
   };
   std::optional<ProgressBar> bar;  // from the first weight on: a refused checkpoint draws none
   const auto progress = [&bar](int64_t done, int64_t total) {
+    if (interrupted()) throw EnvironmentError("interrupted while the weights were loading");
     if (!bar.has_value()) bar.emplace("Loading weights", total, ProgressBar::Unit::kBytes, stderr);
     bar->set_total(total);
     bar->set(done);

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <map>
 
+#include "base/mmap.h"
 #include "formats/gguf.h"
 #include "formats/safetensors.h"
 
@@ -33,14 +34,14 @@ class Tally {
 
 std::vector<StoredType> stored_types(const std::filesystem::path& model) {
   Tally tally;
-  if (!std::filesystem::is_directory(model)) {
+  if (!is_folder(model)) {
     const GgufFile file(model);
     for (const GgufTensor& tensor : file.tensors())
       tally.add(ggml_type_name(tensor.type), tensor.bytes.size());
     return tally.sorted();
   }
-  if (!std::filesystem::exists(model / "model.safetensors") &&
-      !std::filesystem::exists(model / "model.safetensors.index.json"))
+  if (!file_exists(model / "model.safetensors") &&
+      !file_exists(model / "model.safetensors.index.json"))
     return {};
   const SafetensorsSet files(model);
   for (const SafetensorsEntry& entry : files.entries())

@@ -6,6 +6,10 @@ Usage: cli_test.py NANOFLOW FIXTURES [SUITE...]
 import json
 import os
 import pathlib
+import pty
+import re
+import resource
+import select
 import shutil
 import signal
 import struct
@@ -99,6 +103,210 @@ class Generate(Case):
         texts = {run("generate", "--model", smollm2(), "--prompt", "Once upon a time", "-n", 12, "--temperature", 1,
                      "--request-seed", seed).stdout for seed in (7, 7, 8)}
         self.assertEqual(len(texts), 2)
+
+
+class Chat(Case):
+    """Conversations through a pipe and on a terminal."""
+
+    def test_a_piped_chat_goes_on_after_an_empty_line(self):
+        done = run("generate", "--model", smollm2(), "--temperature", 0, "-n", 4, stdin="Say one.\n\nSay two.\nSay three.", check=True)
+        self.assertEqual(len([line for line in done.stdout.split("\n") if line]), 3, done.stdout)
+
+    def test_an_empty_prompt_is_a_prompt(self):
+        done = run("generate", "--model", smollm2(), "--prompt", "", "-n", 4, stdin="must not be read\n", check=False)
+        self.assertIn("no tokens", done.stderr)
+        self.assertEqual(done.returncode, 1)
+
+    def test_system_makes_the_prompt_a_chat(self):
+        def prompt_tokens(*options):
+            done = run("generate", "--model", smollm2(), "--prompt", "hi", "-n", 1, "--stats", *options)
+            return int(re.search(r"prompt tokens +(\d+)", done.stderr)[1])
+        self.assertEqual(prompt_tokens("--system", "Be brief."), prompt_tokens("--system", "Be brief.", "--chat"))
+        self.assertGreater(prompt_tokens("--system", "Be brief."), prompt_tokens())
+
+    def test_a_conversation_may_outgrow_the_context(self):
+        lines = "".join(f"Tell me something about the number {i} in a few words.\n" for i in range(8))
+        done = run("generate", "--model", smollm2(), "--temperature", 0, "-n", 64, "--max-model-len", 128, "--system", "You help.",
+                   stdin=lines)
+        self.assertIn("outgrew the context of 128 tokens; its oldest", done.stderr)
+        self.assertGreater(len(done.stdout), 8 * 20)
+
+    def test_a_message_longer_than_the_context_says_so(self):
+        done = run("generate", "--model", smollm2(), "-n", 8, "--max-model-len", 64, stdin="word " * 500 + "\n", check=False)
+        self.assertEqual(done.returncode, 1)
+        self.assertIn("shorten it or raise --max-model-len", done.stderr)
+
+    def terminal(self, *arguments):
+        """The program on a terminal of its own, whose Ctrl-C reaches it."""
+        process, master = pty.fork()
+        if process == 0:
+            os.execv(NANOFLOW, [NANOFLOW, *map(str, arguments)])
+        self.addCleanup(os.close, master)
+        self.seen = b""
+
+        def wait_for(text):
+            end = time.monotonic() + 60
+            while text not in self.seen and time.monotonic() < end:
+                if not select.select([master], [], [], 0.1)[0]:
+                    continue
+                try:
+                    self.seen += os.read(master, 4096)
+                except OSError:  # the other end has gone
+                    break
+            self.assertIn(text, self.seen)
+            self.seen = self.seen[self.seen.index(text) + len(text):]
+
+        def exit_code():
+            end = time.monotonic() + 60
+            while time.monotonic() < end:
+                finished, status = os.waitpid(process, os.WNOHANG)
+                if finished:
+                    return os.waitstatus_to_exitcode(status)
+                time.sleep(0.02)
+            os.kill(process, signal.SIGKILL)
+            os.waitpid(process, 0)
+            self.fail("still running")
+
+        return master, wait_for, exit_code
+
+    def test_ctrl_c_ends_the_answer_and_at_the_prompt_the_chat(self):
+        master, wait_for, exit_code = self.terminal("generate", "--model", smollm2(), "-n", 4000, "--ignore-eos", "--temperature", 0)
+        wait_for(b"> ")
+        os.write(master, b"Count\n")
+        wait_for(b"Count\r\n")
+        time.sleep(1)
+        os.write(master, b"\x03")
+        wait_for(b"(stopped)")
+        wait_for(b"> ")
+        os.write(master, b"\x03")
+        self.assertEqual(exit_code(), 130)
+
+    def test_an_empty_line_ends_a_chat_on_a_terminal(self):
+        master, wait_for, exit_code = self.terminal("generate", "--model", smollm2(), "-n", 4)
+        wait_for(b"> ")
+        os.write(master, b"\n")
+        self.assertEqual(exit_code(), 0)
+
+
+class Refusals(Case):
+    """Settings and files that cannot be: one line and an exit code, never an abort."""
+
+    def fails(self, *arguments, code=1, words=(), **options):
+        done = subprocess.run([NANOFLOW, *map(str, arguments)], capture_output=True, text=True, timeout=TIMEOUT_S, input="", **options)
+        self.assertEqual(done.returncode, code, done.stderr)
+        for word in words:
+            self.assertIn(word, done.stderr)
+        if code == 1:
+            lines = done.stderr.strip().splitlines()
+            self.assertEqual([line for line in lines if line.startswith("nanoflow: ")], lines[-1:], done.stderr)
+
+    def model(self, *command):
+        return [*command, "--model", MODELS / "file_llama_f32", "--skip-tokenizer-init"]
+
+    def test_paths_that_cannot_be_looked_at(self):
+        (self.folder / "loop").symlink_to("loop")
+        for path in ("x" * 5000, "y" * 300, "./" + "a/" * 3000, self.folder / "loop", self.folder / "loop" / "deeper"):
+            for command in ("inspect", "generate"):
+                self.fails(command, "--model", path, *(["-p", "x"] if command == "generate" else []))
+            self.fails(*self.model("generate", "-p", "x"), "--pipeline", path)
+            self.fails("generate", "-p", "x", "--model", MODELS / "file_llama_f32", "--tokenizer", path)
+
+    def as_nobody(self):
+        """The program and a model where an unprivileged user reaches them, and how to be that user."""
+        self.folder.chmod(0o755)
+        shutil.copy(NANOFLOW, self.folder / "nanoflow")
+        shutil.copytree(MODELS / "file_llama_f32", self.folder / "model")
+        for file in (self.folder / "model").iterdir():
+            file.chmod(0o644)
+        return {"executable": self.folder / "nanoflow", **({"user": 65534, "group": 65534} if os.geteuid() == 0 else {})}
+
+    def test_a_folder_without_permission(self):
+        options = self.as_nobody()
+        (self.folder / "model").chmod(0o000)
+        self.addCleanup((self.folder / "model").chmod, 0o755)
+        self.fails("inspect", self.folder / "model", words=["Permission denied"], **options)
+        (self.folder / "model").chmod(0o311)
+        (self.folder / "model" / "config.json").unlink()
+        self.fails("inspect", self.folder / "model", words=["Permission denied"], **options)
+
+    def test_threads_that_the_system_refuses(self):
+        options = self.as_nobody()
+        self.fails("generate", "--model", self.folder / "model", "--skip-tokenizer-init", "-p", "x", "--threads", 1024,
+                   words=["lower --threads"],
+                   preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_NPROC, (100, 100)), **options)
+
+    def test_sampling_values_out_of_range_are_bad_usage(self):
+        for option, values in (("--top-k", ("-5", "1.5", "99999999999")), ("--top-p", ("-3", "0", "1.1", "nan")),
+                               ("--temperature", ("-1", "nan", "inf", "101")), ("--request-seed", ("x", "1e30")),
+                               ("-n", ("0", "-1", "99999999999")), ("--kv-cache-gib", ("nan", "inf", "-1", "1e30")),
+                               ("--kv-memory-fraction", ("nan", "1.5", "-1"))):
+            for value in values:
+                self.fails(*self.model("generate", "-p", "x"), f"{option}={value}", code=2, words=[option.strip("-")])
+
+    def test_a_negative_seed_is_a_seed(self):
+        texts = {run("generate", "--model", smollm2(), "-p", "Once", "-n", 12, f"--request-seed={seed}").stdout for seed in (-5, -5, -6)}
+        self.assertEqual(len(texts), 2)
+
+    def test_rows_bound_the_sequences(self):
+        line = self.batch([item([5, 6])], "--max-num-batched-tokens", 128)[0]
+        self.assertEqual(line["response"]["status_code"], 200)
+        data = self.write_lines("in.jsonl", [item([5])])
+        self.fails(*self.model("run-batch", "-i", data), "--max-num-batched-tokens", 8, "--max-num-seqs", 9,
+                   words=["--max-num-seqs", "--max-num-batched-tokens"])
+
+    def test_messages_name_the_options(self):
+        data = self.write_lines("in.jsonl", [item([5])])
+        self.fails(*self.model("run-batch", "-i", data), "--max-model-len", 10 ** 6, words=["--max-model-len"])
+        self.fails(*self.model("run-batch", "-i", data), "--kv-cache-gib", 1e-8, words=["--kv-cache-gib"])
+
+    def test_bench_workloads_that_make_no_sense(self):
+        bench = self.model("bench", "throughput")
+        for value in (2 ** 63 - 1, 10 ** 6):
+            done = run(*bench, "--input-len", value, "--num-requests", 2, check=False)
+            self.assertEqual(done.returncode, 1, done.stderr)
+            self.assertIn("--input-len", done.stderr)
+        for option in ("--num-requests=9999999999", "--num-requests=-1", "--range-ratio=nan", "--request-rate=nan", "--request-rate=inf"):
+            self.fails(*bench, option, code=2, words=[option.split("=")[0].strip("-")])
+
+    def test_a_report_that_cannot_be_written_is_refused_at_once(self):
+        path = self.folder / "none" / "report.json"
+        self.fails(*self.model("bench", "throughput"), "--json", path, words=[f"{path}: cannot create"])
+        self.fails(*self.model("bench", "throughput"), "--json", self.folder, words=["is a folder"])
+
+    def test_bench_help_shows_its_own_examples(self):
+        text = run("bench", "--help").stdout
+        self.assertIn("nanoflow bench throughput", text)
+        self.assertNotIn("nanoflow run-batch", text)
+
+    def test_output_that_nobody_takes(self):
+        generate = [NANOFLOW, "generate", "--model", smollm2(), "-p", "Once upon a time", "-n", "8"]
+        with open("/dev/full", "w") as full:
+            done = subprocess.run(generate, stdout=full, stderr=subprocess.PIPE, text=True, timeout=TIMEOUT_S)
+        self.assertEqual(done.returncode, 1)
+        self.assertIn("stdout: cannot write: No space left on device", done.stderr)
+        reader, writer = os.pipe()
+        os.close(reader)
+        done = subprocess.run(generate, stdout=writer, stderr=subprocess.PIPE, text=True, timeout=TIMEOUT_S)
+        os.close(writer)
+        self.assertEqual(done.returncode, 141)
+        self.assertNotIn("stdout", done.stderr)
+
+    def test_ctrl_c_stops_the_loading(self):
+        config = json.loads((MODELS / "file_llama_f32" / "config.json").read_text())
+        config.update(hidden_size=2048, intermediate_size=8192, num_hidden_layers=24, num_attention_heads=16, num_key_value_heads=16,
+                      head_dim=128)
+        (self.folder / "config.json").write_text(json.dumps(config))
+        for ranks in ("1", "2"):
+            process = subprocess.Popen([NANOFLOW, "generate", "--model", str(self.folder), "--load-format", "dummy", "--tp", ranks,
+                                        "--skip-tokenizer-init", "-p", "x"], stderr=subprocess.PIPE, text=True)
+            resident_kib = 0
+            while resident_kib < 200 << 10:  # of three gigabytes of weights
+                self.assertIsNone(process.poll())
+                resident_kib = int(pathlib.Path(f"/proc/{process.pid}/status").read_text().split("VmRSS:")[1].split()[0])
+            process.send_signal(signal.SIGINT)
+            _, errors = process.communicate(timeout=30)
+            self.assertEqual(process.returncode, 130)
+            self.assertIn("interrupted while the weights were loading", errors)
 
 
 class RunBatch(Case):

@@ -13,14 +13,36 @@
 namespace nanoflow {
 namespace {
 
+/// Names of columns that are told; a data set with more has been misread.
+constexpr size_t kMaxIgnoredColumns = 100;
+
+bool is_absent(const Json& body, std::string_view key) {
+  const Json* value = body.find(key);
+  return value == nullptr || value->is_null();
+}
+
 Json with_defaults(Json body, const Json& defaults) {
   if (!defaults.is_object()) return body;
   for (const auto& [key, value] : defaults.as_object()) {
-    const bool chat_limit = key == "max_tokens" && body.find("max_completion_tokens") != nullptr;
-    if (body.find(key) == nullptr && !chat_limit) body.set(key, value);
+    const bool chat_limit = key == "max_tokens" && !is_absent(body, "max_completion_tokens");
+    if (is_absent(body, key) && !chat_limit) body.set(key, value);
   }
   return body;
 }
+
+/// FNV-1a (Fowler, Noll, Vo), 64 bits; a zero byte ends each part.
+class Fingerprint {
+ public:
+  void add(std::string_view part) {
+    for (const char c : part) add_byte(static_cast<unsigned char>(c));
+    add_byte(0);
+  }
+  [[nodiscard]] uint64_t value() const { return value_; }
+
+ private:
+  void add_byte(unsigned char byte) { value_ = (value_ ^ byte) * 0x100000001b3u; }
+  uint64_t value_ = 0xcbf29ce484222325u;
+};
 
 }  // namespace
 
@@ -32,6 +54,37 @@ BatchRunner::BatchRunner(Engine& engine, const TextModel& model, BatchOptions op
       output_(output),
       on_result_(std::move(on_result)) {}
 
+void BatchRunner::check_resumed(DatasetReader& reader) const {
+  if (output_ == nullptr || output_->num_done() == 0) return;
+  int64_t met = 0;
+  while (const std::optional<DatasetItem> item = reader.next())
+    met += is_done(*item, fingerprint(*item)) ? 1 : 0;
+  check_all_done_were_met(met);
+}
+
+void BatchRunner::check_all_done_were_met(int64_t met) const {
+  if (output_ == nullptr || met == output_->num_done()) return;
+  throw FormatError(output_->path().string(),
+                    fmt::format("has {} answers, but the data set only {} of these items: it is "
+                                "not that of the run to resume; --overwrite starts over",
+                                output_->num_done(), met));
+}
+
+/// Of everything that decides what is asked.
+uint64_t BatchRunner::fingerprint(const DatasetItem& item) const {
+  Fingerprint fingerprint;
+  fingerprint.add(model_.name);
+  fingerprint.add(item.endpoint == Endpoint::kChatCompletions ? "chat" : "text");
+  fingerprint.add(item.custom_id);
+  fingerprint.add(item.body.has_value() ? with_defaults(*item.body, options_.defaults).dump()
+                                        : item.body.error().message);
+  return fingerprint.value();
+}
+
+bool BatchRunner::is_done(const DatasetItem& item, uint64_t fingerprint) const {
+  return output_ != nullptr && output_->is_done(item.index, fingerprint);
+}
+
 void BatchRunner::run(DatasetReader& reader, const std::atomic<bool>& interrupted) {
   using namespace std::chrono_literals;
   while (!input_ended_ || !in_flight_.empty()) {
@@ -41,42 +94,58 @@ void BatchRunner::run(DatasetReader& reader, const std::atomic<bool>& interrupte
       break;
     }
     fill(reader);
-    if (!engine_.healthy() && !input_ended_)
-      throw EnvironmentError("the engine failed: " + engine_.failure());
     // Short enough that Ctrl-C and room in the submit queue are noticed, long enough to cost
     // nothing.
     const auto timeout = pending_.has_value() ? 5ms : 100ms;
     for (const TokenEvent& event : events_->pop_all(timeout)) on_event(event);
+    if (!engine_.healthy()) throw EnvironmentError("the engine failed: " + engine_.failure());
   }
-  if (output_ != nullptr) output_->sync();
+  if (output_ != nullptr) output_->finish();
 }
 
 void BatchRunner::fill(DatasetReader& reader) {
+  // A pipe whose writer takes its time must not keep finished answers waiting.
   while (!input_ended_ && submit_pending() &&
-         static_cast<int64_t>(in_flight_.size()) < options_.max_in_flight) {
+         static_cast<int64_t>(in_flight_.size()) < options_.max_in_flight && reader.ready()) {
     std::optional<DatasetItem> item = reader.next();
     if (!item.has_value()) {
       input_ended_ = true;
-      return;
+      return check_all_done_were_met(num_met_done_);
     }
-    if (output_ != nullptr && output_->is_done(item->index)) continue;
-    start(std::move(*item));
+    const uint64_t asked = fingerprint(*item);
+    if (is_done(*item, asked)) {
+      ++num_met_done_;
+    } else {
+      start(std::move(*item), asked);
+    }
   }
   submit_pending();
 }
 
-void BatchRunner::start(DatasetItem item) {
-  const int64_t key = item.index;
-  if (output_ != nullptr) output_->expect(key);
-  InFlight& entry = in_flight_.emplace(key, InFlight{std::move(item), {}, {}}).first->second;
-  if (!entry.item.body.has_value()) return finish(key, entry.item.body.error());
+Result<OpenAiRequest> BatchRunner::parse(const DatasetItem& item) {
+  if (!item.body.has_value()) return tl::unexpected(item.body.error());
+  RequestLimits limits;
+  limits.allow_unknown_fields = item.is_record;
   Result<OpenAiRequest> request = parse_openai_request(
-      entry.item.endpoint, with_defaults(*entry.item.body, options_.defaults), model_.defaults);
+      item.endpoint, with_defaults(*item.body, options_.defaults), model_.defaults, limits);
+  if (request.has_value() && request->stream)
+    return fail(ErrorCode::kUnsupported, "stream: a batch cannot stream", "stream");
+  return request;
+}
+
+void BatchRunner::start(DatasetItem item, uint64_t fingerprint) {
+  const int64_t key = item.index;
+  InFlight& entry =
+      in_flight_.emplace(key, InFlight{std::move(item), fingerprint, {}, {}}).first->second;
+  Result<OpenAiRequest> request = parse(entry.item);
   if (!request.has_value()) return finish(key, request.error());
-  if (request->stream)
-    return finish(key, Error{ErrorCode::kUnsupported, "stream: a batch cannot stream", "stream"});
+  for (const std::string& name : request->unknown_fields) {
+    if (ignored_columns_.size() >= kMaxIgnoredColumns || !ignored_columns_.insert(name).second)
+      continue;
+    if (options_.on_ignored_column) options_.on_ignored_column(name);
+  }
   Result<Completion> completion = Completion::create(
-      model_, std::move(*request), fmt::format("cmpl-{}", batch_line_id(key)), next_id_);
+      model_, std::move(*request), fmt::format("cmpl-{}", batch_request_id(key)), next_id_);
   if (!completion.has_value()) return finish(key, completion.error());
   entry.completion = std::move(*completion);
   entry.unsubmitted = entry.completion->take_engine_requests();
@@ -123,6 +192,9 @@ void BatchRunner::finish(int64_t key, std::optional<Error> error) {
   const auto found = in_flight_.find(key);
   NANO_CHECK(found != in_flight_.end(), "item {}", key);
   InFlight& entry = found->second;
+  // What a dead engine did not answer is not answered: a later run does.
+  if (error.has_value() && !engine_.healthy())
+    throw EnvironmentError("the engine failed: " + engine_.failure());
   if (error.has_value()) {
     cancel(entry);
     stats_.add_failure();
@@ -138,7 +210,8 @@ void BatchRunner::finish(int64_t key, std::optional<Error> error) {
     Json body = error.has_value()
                     ? error_body(*error, &status)
                     : entry.completion->response(static_cast<int64_t>(std::time(nullptr)));
-    output_->write(key, batch_line(key, entry.item.custom_id, status, std::move(body)));
+    output_->write(
+        key, batch_line(key, entry.fingerprint, entry.item.custom_id, status, std::move(body)));
   }
   if (on_result_)
     on_result_({entry.item, error.has_value() ? nullptr : &*entry.completion, std::move(error)});

@@ -5,6 +5,7 @@
 
 #include <fmt/format.h>
 
+#include "api/printable.h"
 #include "base/check.h"
 
 namespace nanoflow {
@@ -47,13 +48,8 @@ Result<EncodedPrompt> encode_prompt(const TextModel& model, const OpenAiRequest&
   if (const auto* text = std::get_if<std::string>(&prompt))
     return encode_text(model, request, *text, {});
   EncodedPrompt encoded{std::get<std::vector<int32_t>>(prompt), {}};
-  for (const int32_t id : encoded.ids) {
-    if (id >= model.limits.vocab_size)
-      return fail(ErrorCode::kInvalidArgument,
-                  fmt::format("prompt: token id {} is not in the vocabulary of {}", id,
-                              model.limits.vocab_size),
-                  "prompt");
-  }
+  if (auto known = check_token_ids(encoded.ids, model.limits.vocab_size, "prompt"); !known)
+    return tl::unexpected(known.error());
   if (request.echo && model.tokenizer.has_value())
     encoded.text = model.tokenizer->decode(encoded.ids, request.skip_special_tokens);
   return encoded;
@@ -65,8 +61,11 @@ Result<std::vector<EncodedPrompt>> encode_prompts(const TextModel& model,
   const auto add = [&](Result<EncodedPrompt> prompt) -> Result<void> {
     if (!prompt.has_value()) return tl::unexpected(prompt.error());
     const auto limit = static_cast<size_t>(request.truncate_prompt_tokens.value_or(0));
-    if (limit > 0 && prompt->ids.size() > limit)  // keeps the end, as vLLM does
+    if (limit > 0 && prompt->ids.size() > limit) {  // keeps the end, as vLLM does
       prompt->ids.erase(prompt->ids.begin(), prompt->ids.end() - static_cast<int64_t>(limit));
+      if (request.echo && model.tokenizer.has_value())
+        prompt->text = model.tokenizer->decode(prompt->ids, request.skip_special_tokens);
+    }
     if (prompt->ids.empty())
       return fail(ErrorCode::kInvalidArgument, "the prompt has no tokens", "prompt");
     prompts.push_back(std::move(*prompt));
@@ -136,7 +135,7 @@ std::vector<Request> Completion::take_engine_requests() {
 void Completion::append_token(Choice& choice, size_t index, int32_t token, bool hidden,
                               ChoiceDelta& delta) {
   choice.tokens.push_back(token);
-  choice.text_offsets.push_back(choice.text.size() + delta.text.size());
+  choice.text_offsets.push_back(choice.text_characters + count_characters(delta.text));
   if (detokenizers_.empty() || hidden) return;
   delta.text += stops_[index].push(detokenizers_[index].push(token));
   if (!stops_[index].stopped()) return;
@@ -177,6 +176,7 @@ ChoiceDelta Completion::on_event(const TokenEvent& event) {
     if (is_stop_id) choice.stop_reason = Json(static_cast<int64_t>(*event.stop_token));
   }
   choice.text += delta.text;
+  choice.text_characters += count_characters(delta.text);
   delta.tokens_end = choice.tokens.size();
   delta.finished = !choice.finish_reason.empty();
   if (delta.finished) --running_;

@@ -43,11 +43,12 @@ struct Choice {
   std::vector<int32_t> tokens;
   std::vector<TokenLogprob> logprobs;         ///< one per token when asked for
   std::vector<TokenLogprob> prompt_logprobs;  ///< of the prompt's second token on
-  std::vector<size_t> text_offsets;           ///< where each token's text begins in `text`
-  std::string finish_reason;                  ///< "" while running
-  Json stop_reason;                           ///< null, token id, or stop string
-  std::string error;                          ///< with finish_reason "error"
-  RequestTimes times;                         ///< of the last event
+  std::vector<size_t> text_offsets;  ///< where each token's text begins in `text`: code points
+  size_t text_characters = 0;        ///< code points in `text`
+  std::string finish_reason;         ///< "" while running
+  Json stop_reason;                  ///< null, token id, or stop string
+  std::string error;                 ///< with finish_reason "error"
+  RequestTimes times;                ///< of the last event
   int64_t num_preemptions = 0;
 };
 

@@ -2,12 +2,11 @@
 
 #include <algorithm>
 #include <cctype>
-#include <istream>
+#include <utility>
 
 #include <fmt/format.h>
 
 #include "base/error.h"
-#include "base/mmap.h"
 
 namespace nanoflow {
 namespace {
@@ -24,21 +23,6 @@ std::string id_of(const Json& object, int64_t index) {
     if (id != nullptr && id->is_int()) return fmt::format("{}", id->as_int());
   }
   return fmt::format("request-{}", index);
-}
-
-/// Like std::getline, but keeps at most kMaxLineBytes + 1 bytes of a line. False at the end of the
-/// file.
-bool read_line(std::istream& in, std::string& line) {
-  line.clear();
-  std::streambuf& buffer = *in.rdbuf();
-  constexpr int kEnd = std::char_traits<char>::eof();
-  int c = buffer.sbumpc();
-  if (c == kEnd) return false;
-  for (; c != kEnd && c != '\n'; c = buffer.sbumpc()) {
-    if (static_cast<int64_t>(line.size()) <= DatasetReader::kMaxLineBytes)
-      line.push_back(static_cast<char>(c));
-  }
-  return true;
 }
 
 /// Endpoint and body of an OpenAI batch line.
@@ -96,6 +80,14 @@ const Json* member(const Json& object, std::string_view key) {
   return value == nullptr || value->is_null() ? nullptr : value;
 }
 
+/// The members of a plain record without those that name the item.
+Json record_body(Json record) {
+  std::erase_if(record.as_object(), [](const Json::Member& member) {
+    return member.first == "custom_id" || member.first == "id";
+  });
+  return record;
+}
+
 /// A parsed line or array element of any of the formats.
 DatasetItem item_of(int64_t index, Json json) {
   DatasetItem item;
@@ -106,11 +98,10 @@ DatasetItem item_of(int64_t index, Json json) {
                      fmt::format("an item must be a JSON object, not {}", json.type_name()));
   } else if (member(json, "body") != nullptr) {
     read_batch_request(json, item);
-  } else if (member(json, "messages") != nullptr) {
-    item.endpoint = Endpoint::kChatCompletions;
-    item.body = std::move(json);
-  } else if (member(json, "prompt") != nullptr) {
-    item.body = std::move(json);
+  } else if (member(json, "messages") != nullptr || member(json, "prompt") != nullptr) {
+    if (member(json, "messages") != nullptr) item.endpoint = Endpoint::kChatCompletions;
+    item.is_record = true;
+    item.body = record_body(std::move(json));
   } else if (member(json, "conversations") != nullptr) {
     item.endpoint = Endpoint::kChatCompletions;
     item.body = sharegpt_body(json);
@@ -122,15 +113,6 @@ DatasetItem item_of(int64_t index, Json json) {
                      "\"body\"");
   }
   return item;
-}
-
-/// Skips a UTF-8 byte order mark at the start of `in`.
-void skip_mark(std::istream& in) {
-  char mark[3] = {};
-  in.read(mark, sizeof(mark));
-  if (in.gcount() == 3 && std::string_view(mark, 3) == "\xEF\xBB\xBF") return;
-  in.clear();
-  in.seekg(0);
 }
 
 }  // namespace
@@ -152,58 +134,92 @@ DatasetItem parse_dataset_line(int64_t index, std::string_view line) {
   return item_of(index, std::move(*json));
 }
 
-DatasetReader::DatasetReader(const std::filesystem::path& path) {
-  file_.open(path, std::ios::binary);
-  if (!file_) throw IoError(path.string(), "cannot open the data set");
-  if (!std::filesystem::is_regular_file(path))
-    throw IoError(path.string(), "is not a regular file");
-  skip_mark(file_);
-  const auto start = file_.tellg();
-  int first = file_.peek();
-  while (first != std::char_traits<char>::eof() && std::isspace(first) != 0) {
-    file_.get();
-    first = file_.peek();
+DatasetReader::DatasetReader(const std::filesystem::path& path)
+    : path_(path == "-" ? "standard input" : path), lines_(path, kMaxLineBytes) {
+  if (!lines_.is_regular()) return;
+  recognise(true);
+  if (form_ == Form::kArray) {
+    while (!read_array()) continue;
+    count_ = static_cast<int64_t>(items_.size());
+  } else {
+    count_lines();
   }
-  if (first == '[') {
-    is_array_ = true;
-    read_array(path);
-    return;
-  }
-  if (first != '{') {
-    throw FormatError(path.string(),
-                      "is no data set: expected JSON lines with \"prompt\" or \"messages\", "
-                      "OpenAI batch lines, or a ShareGPT array");
-  }
-  file_.seekg(start);
-  std::string line;
-  while (read_line(file_, line)) count_ += is_blank(line) ? 0 : 1;
-  file_.clear();
-  file_.seekg(start);
 }
 
-void DatasetReader::read_array(const std::filesystem::path& path) {
-  const std::string content = read_file(path);
-  std::string_view text = content;
-  if (text.starts_with("\xEF\xBB\xBF")) text.remove_prefix(3);
-  Result<Json> json = parse_json(text);
-  if (!json.has_value()) throw FormatError(path.string(), json.error().message);
+/// Lines fail alone, but a file without any object is no data set.
+void DatasetReader::count_lines() {
+  LineReader lines(path_, kMaxLineBytes);
+  std::string line;
+  bool has_object = false;
+  while (lines.next(line)) {
+    if (is_blank(line)) continue;
+    ++count_;
+    has_object = has_object || line[line.find_first_not_of(" \t\r\v\f")] == '{';
+  }
+  if (!has_object)
+    throw FormatError(path_.string(),
+                      "is no data set: expected JSON lines with \"prompt\" or \"messages\", "
+                      "OpenAI batch lines, or a ShareGPT array");
+}
+
+bool DatasetReader::recognise(bool wait) {
+  if (form_ != Form::kUnknown) return true;
+  if (!wait && !lines_.has_first_byte()) return false;
+  const std::optional<char> first = lines_.first_byte();
+  if (!first.has_value()) throw FormatError(path_.string(), "is empty: there is nothing to serve");
+  form_ = *first == '[' ? Form::kArray : Form::kLines;
+  return true;
+}
+
+/// Takes what has come of the array; true when it is whole.
+bool DatasetReader::read_array() {
+  if (is_parsed_) return true;
+  const bool whole = lines_.drain_available(array_text_);
+  if (static_cast<int64_t>(array_text_.size()) > kMaxArrayBytes)
+    throw FormatError(path_.string(), fmt::format("the array is longer than {} GiB; use JSON lines",
+                                                  kMaxArrayBytes >> 30));
+  if (!whole) return false;
+  Result<Json> json = parse_json(array_text_);
+  if (!json.has_value()) throw FormatError(path_.string(), json.error().message);
   for (Json& element : json->as_array())
     items_.push_back(item_of(static_cast<int64_t>(items_.size()), std::move(element)));
-  count_ = static_cast<int64_t>(items_.size());
+  array_text_ = {};
+  is_parsed_ = true;
+  return true;
+}
+
+bool DatasetReader::ready() {
+  if (!recognise(false)) return false;
+  return form_ == Form::kArray ? read_array() : lines_.has_line();
+}
+
+std::optional<DatasetItem> DatasetReader::next_line() {
+  std::string line;
+  while (lines_.next(line)) {
+    const int64_t index = next_index_++;
+    if (!is_blank(line)) return parse_dataset_line(index, line);
+  }
+  return std::nullopt;
 }
 
 std::optional<DatasetItem> DatasetReader::next() {
-  if (is_array_) {
-    if (next_index_ >= count_) return std::nullopt;
-    return std::move(items_[static_cast<size_t>(next_index_++)]);
+  recognise(true);
+  std::optional<DatasetItem> item;
+  if (form_ == Form::kLines) {
+    item = next_line();
+  } else {
+    while (!read_array()) lines_.wait();
+    if (next_index_ < static_cast<int64_t>(items_.size()))
+      item = std::move(items_[static_cast<size_t>(next_index_++)]);
   }
-  std::string line;
-  while (read_line(file_, line)) {
-    const int64_t index = next_index_++;
-    if (is_blank(line)) continue;
-    return parse_dataset_line(index, line);
+  if (item.has_value()) {
+    ++delivered_;
+  } else if (delivered_ < count_) {
+    throw IoError(path_.string(),
+                  fmt::format("had {} items, but ended after {}: it was changed while it was read",
+                              count_, delivered_));
   }
-  return std::nullopt;
+  return item;
 }
 
 }  // namespace nanoflow

@@ -65,6 +65,14 @@ TEST(DatasetLine, Messages) {
             Endpoint::kCompletions);
 }
 
+TEST(DatasetLine, ColumnsThatNameTheItemAreNoFields) {
+  const DatasetItem item =
+      parse_dataset_line(0, R"({"prompt": "p", "id": 3, "custom_id": "c", "x": 1})");
+  EXPECT_TRUE(item.is_record);
+  EXPECT_EQ(item.body->dump(), R"({"prompt":"p","x":1})");
+  EXPECT_FALSE(parse_dataset_line(0, R"({"url": "/v1/completions", "body": {}})").is_record);
+}
+
 TEST(DatasetLine, BatchRequests) {
   DatasetItem item = parse_dataset_line(
       0,
@@ -154,7 +162,7 @@ TEST_F(DatasetFile, AByteOrderMarkIsSkipped) {
       read("\xEF\xBB\xBF [{\"conversations\": [{\"from\": \"human\", \"value\": \"q\"}]}]");
   ASSERT_EQ(items.size(), 1u);
   EXPECT_TRUE(items[0].body.has_value());
-  // Three bytes that only begin like one are not dropped.
+  // Bytes that only begin like one are not dropped.
   EXPECT_THROW(DatasetReader(file("\xEF\xBB{\"prompt\": \"a\"}")), FormatError);
   EXPECT_THROW(DatasetReader(file("\xEF")), FormatError);
 }
@@ -179,6 +187,97 @@ TEST_F(DatasetFile, OtherFilesAreRefused) {
     EXPECT_THROW(DatasetReader(file(content)), FormatError) << content;
   EXPECT_THROW(DatasetReader(folder_ / "absent"), IoError);
   EXPECT_THROW(DatasetReader{folder_}, IoError);
+}
+
+TEST_F(DatasetFile, AMalformedFirstLineFailsAloneLikeAnyOther) {
+  const auto items = read("garbage\n{\"prompt\": \"a\"}\n");
+  ASSERT_EQ(items.size(), 2u);
+  expect_error(items[0], "invalid JSON");
+  EXPECT_TRUE(items[1].body.has_value());
+  EXPECT_EQ(items[1].index, 1);
+}
+
+TEST_F(DatasetFile, AnEmptyFileIsCalledEmpty) {
+  for (const char* content : {"", "\n \n", "\xEF\xBB\xBF"}) {
+    try {
+      const DatasetReader reader(file(content));
+      ADD_FAILURE() << content;
+    } catch (const FormatError& error) {
+      EXPECT_NE(std::string(error.what()).find("is empty"), std::string::npos) << error.what();
+    }
+  }
+}
+
+TEST_F(DatasetFile, AFileThatShrinksIsAnError) {
+  const auto path =
+      file("{\"prompt\": \"a\"}\n" + std::string(1 << 20, ' ') + "\n{\"prompt\": \"b\"}\n");
+  DatasetReader reader(path);
+  EXPECT_EQ(reader.count(), 2);
+  std::filesystem::resize_file(path, 0);
+  EXPECT_TRUE(reader.next().has_value());
+  EXPECT_THROW((void)reader.next(), IoError);
+}
+
+/// A pipe that the test writes to.
+class DatasetPipe : public DatasetFile {
+ protected:
+  void SetUp() override {
+    DatasetFile::SetUp();
+    ASSERT_EQ(::pipe(ends_), 0);
+  }
+  void TearDown() override {
+    ::close(ends_[0]);
+    close_writer();
+    DatasetFile::TearDown();
+  }
+  [[nodiscard]] std::string path() const { return "/dev/fd/" + std::to_string(ends_[0]); }
+  void write(std::string_view text) {
+    ASSERT_EQ(::write(ends_[1], text.data(), text.size()), static_cast<ssize_t>(text.size()));
+  }
+  void close_writer() {
+    if (ends_[1] >= 0) ::close(ends_[1]);
+    ends_[1] = -1;
+  }
+  int ends_[2] = {-1, -1};
+};
+
+TEST_F(DatasetPipe, LinesAreServedAsTheyCome) {
+  DatasetReader reader(path());
+  EXPECT_FALSE(reader.is_regular());
+  EXPECT_EQ(reader.count(), 0);
+  EXPECT_FALSE(reader.ready());
+  write("\xEF\xBB");
+  EXPECT_FALSE(reader.ready());
+  write("\xBF\n{\"prompt\": ");
+  EXPECT_TRUE(reader.ready()) << "the blank line";
+  write("\"a\"}\n{\"pro");
+  EXPECT_EQ(reader.next()->index, 1);
+  EXPECT_FALSE(reader.ready());
+  write("mpt\": \"b\"}");
+  EXPECT_FALSE(reader.ready()) << "more may come";
+  close_writer();
+  EXPECT_TRUE(reader.ready());
+  EXPECT_TRUE(reader.next()->body.has_value());
+  EXPECT_FALSE(reader.next().has_value());
+}
+
+TEST_F(DatasetPipe, AnArrayIsServedWhenItHasEnded) {
+  DatasetReader reader(path());
+  write(" \n[{\"prompt\": \"a\"},\n");
+  EXPECT_FALSE(reader.ready());
+  write("{\"prompt\": \"b\"}]");
+  EXPECT_FALSE(reader.ready());
+  close_writer();
+  EXPECT_TRUE(reader.ready());
+  EXPECT_EQ(reader.next()->index, 0);
+  EXPECT_EQ(reader.next()->index, 1);
+  EXPECT_FALSE(reader.next().has_value());
+}
+
+TEST_F(DatasetPipe, AnEmptyOneIsAnError) {
+  DatasetReader reader(path());
+  close_writer();
+  EXPECT_THROW((void)reader.ready(), FormatError);
 }
 
 TEST_F(DatasetFile, HugeLinesAreRefusedAndTheNextOneIsRead) {

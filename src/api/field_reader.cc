@@ -22,9 +22,17 @@ FieldReader::FieldReader(const Json& object, std::string prefix)
   NANO_CHECK(object.is_object(), "a body must be an object");
 }
 
-const Json* FieldReader::find(std::string_view key) const {
+const Json* FieldReader::find(std::string_view key) {
+  asked_.insert(key);
   const Json* value = object_.find(key);
   return value == nullptr || value->is_null() ? nullptr : value;
+}
+
+std::vector<std::string> FieldReader::unknown() const {
+  std::vector<std::string> names;
+  for (const auto& [key, value] : object_.as_object())
+    if (!value.is_null() && !asked_.contains(key)) names.push_back(key);
+  return names;
 }
 
 void FieldReader::fail(std::string_view key, std::string message, ErrorCode code) {

@@ -3,8 +3,10 @@
 #pragma once
 
 #include <cstdint>
+#include <initializer_list>
 #include <limits>
 #include <optional>
+#include <set>
 #include <string>
 #include <string_view>
 #include <vector>
@@ -20,8 +22,8 @@ class FieldReader {
   /// `object` must be a JSON object and outlive the reader. `prefix` is prepended to field names.
   explicit FieldReader(const Json& object, std::string prefix = {});
 
-  /// The member, or nullptr when absent or null.
-  [[nodiscard]] const Json* find(std::string_view key) const;
+  /// The member, or nullptr when absent or null. `key` must be a literal.
+  [[nodiscard]] const Json* find(std::string_view key);
 
   void read(std::string_view key, bool& out);
   /// Integers in [min, max]; 3.0 counts as 3.
@@ -36,6 +38,11 @@ class FieldReader {
   /// A string, or a list of strings.
   void read_strings(std::string_view key, std::vector<std::string>& out);
 
+  /// Names of literals that are known though nobody reads them.
+  void allow(std::initializer_list<std::string_view> keys) { asked_.insert(keys); }
+  /// Members that are not null and that nobody has asked for: typing errors, for example.
+  [[nodiscard]] std::vector<std::string> unknown() const;
+
   /// Keeps the first error only.
   void fail(std::string_view key, std::string message,
             ErrorCode code = ErrorCode::kInvalidArgument);
@@ -49,6 +56,7 @@ class FieldReader {
 
   const Json& object_;
   std::string prefix_;
+  std::set<std::string_view> asked_;
   std::optional<Error> error_;
 };
 

@@ -100,6 +100,7 @@ void read_seed(FieldReader& reader, SamplingParams& sampling) {
 
 void read_max_tokens(FieldReader& reader, OpenAiRequest& request) {
   const bool chat = request.endpoint == Endpoint::kChatCompletions;
+  if (chat) reader.allow({"max_tokens"});  // max_completion_tokens wins
   const char* key = chat && reader.find("max_completion_tokens") != nullptr
                         ? "max_completion_tokens"
                         : "max_tokens";
@@ -152,6 +153,10 @@ void read_logprobs(FieldReader& reader, OpenAiRequest& request) {
   if (wanted) request.sampling.logprobs = top;
 }
 
+void refuse_unknown(FieldReader& reader) {
+  for (const std::string& name : reader.unknown()) reader.fail(name, "is not a known field");
+}
+
 void read_stream(FieldReader& reader, const Json& body, OpenAiRequest& request) {
   reader.read("stream", request.stream);
   const Json* options = reader.find("stream_options");
@@ -161,6 +166,7 @@ void read_stream(FieldReader& reader, const Json& body, OpenAiRequest& request) 
   FieldReader inner(*body.find("stream_options"), "stream_options.");
   inner.read("include_usage", request.include_usage);
   inner.read("continuous_usage_stats", request.continuous_usage_stats);
+  refuse_unknown(inner);
   if (!inner.ok()) reader.adopt(*inner.error());
 }
 
@@ -282,6 +288,13 @@ Result<OpenAiRequest> parse_openai_request(Endpoint endpoint, const Json& body,
   }
   refuse_unsupported(reader);
   check_combinations(reader, request, limits);
+  reader.allow({"user", "metadata", "store", "service_tier", "safety_identifier",
+                "prompt_cache_key", "prompt_cache_retention", "request_id", "parallel_tool_calls"});
+  if (limits.allow_unknown_fields) {
+    request.unknown_fields = reader.unknown();
+  } else {
+    refuse_unknown(reader);
+  }
   if (!reader.ok()) return tl::unexpected(*reader.error());
   return request;
 }

@@ -23,6 +23,8 @@ struct RequestLimits {
   int64_t max_prompts = 1024;  ///< in one completion body's list
   int64_t max_choices = 128;   ///< n
   int64_t max_stop_strings = 64;
+  /// Fields that no request has are named in OpenAiRequest::unknown_fields instead of refused.
+  bool allow_unknown_fields = false;
 };
 
 struct OpenAiRequest {
@@ -51,6 +53,7 @@ struct OpenAiRequest {
   bool return_token_ids = false;
   bool return_tokens_as_token_ids = false;
   std::optional<int64_t> truncate_prompt_tokens;
+  std::vector<std::string> unknown_fields;  ///< only with RequestLimits::allow_unknown_fields
 };
 
 /// Values that a checkpoint's generation_config.json recommends, for fields that a body leaves out.
@@ -65,7 +68,10 @@ struct SamplingDefaults {
   int64_t completion_max_tokens = 16;
 };
 
-/// Parses a body. Errors name the field. Unknown fields are ignored, as clients expect.
+/// Parses a body. Errors name the field. An unknown field is refused: it may be a typing error, and
+/// the answer would be to another question than was asked. Known, checked by nobody and without
+/// effect, because they concern OpenAI's service: user, metadata, store, service_tier,
+/// safety_identifier, prompt_cache_key, prompt_cache_retention, request_id, parallel_tool_calls.
 Result<OpenAiRequest> parse_openai_request(Endpoint endpoint, const Json& body,
                                            const SamplingDefaults& defaults = {},
                                            const RequestLimits& limits = {});

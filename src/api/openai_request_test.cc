@@ -53,13 +53,13 @@ void refuse_values(const std::string& key, std::initializer_list<const char*> va
 }
 
 TEST(OpenAiRequest, DefaultsAreTheEndpoints) {
-  const OpenAiRequest text = accept(kText, "\"x\": 0");
+  const OpenAiRequest text = accept(kText, "\"x\": null");
   EXPECT_EQ(text.sampling.max_tokens, 16);
   EXPECT_EQ(text.sampling.temperature, 1);
   EXPECT_EQ(text.sampling.logprobs, -1);
   EXPECT_EQ(text.n, 1);
   EXPECT_FALSE(text.stream || text.echo || text.sampling.seed.has_value());
-  const OpenAiRequest chat = accept(kChat, "\"x\": 0");
+  const OpenAiRequest chat = accept(kChat, "\"x\": null");
   EXPECT_FALSE(chat.sampling.max_tokens.has_value());
   EXPECT_TRUE(chat.add_generation_prompt && chat.skip_special_tokens);
 }
@@ -69,7 +69,7 @@ TEST(OpenAiRequest, TheCheckpointsDefaultsYieldToTheBody) {
   defaults.temperature = 0.5;
   defaults.top_k = 20;
   defaults.completion_max_tokens = 99;
-  const auto kept = parse(kText, body(kText, "\"x\": 0"), defaults);
+  const auto kept = parse(kText, body(kText, "\"x\": null"), defaults);
   EXPECT_EQ(kept->sampling.temperature, 0.5);
   EXPECT_EQ(kept->sampling.top_k, 20);
   EXPECT_EQ(kept->sampling.max_tokens, 99);
@@ -87,11 +87,6 @@ TEST(OpenAiRequest, NullIsAbsent) {
                "response_format": null, "suffix": null, "best_of": null, "top_p": null)");
   EXPECT_EQ(request.sampling.max_tokens, 16);
   EXPECT_EQ(request.sampling.logprobs, -1);
-}
-
-TEST(OpenAiRequest, UnknownFieldsAreIgnored) {
-  accept(kText, R"("user": "u", "some_extension": {"a": [1]})");
-  accept(kChat, R"("metadata": {}, "store": false, "parallel_tool_calls": true)");
 }
 
 TEST(OpenAiRequest, TheBodyIsAnObject) {
@@ -197,7 +192,7 @@ TEST(OpenAiRequest, FlagsAreBooleans) {
   }
   refuse(kText, "\"echo\": 1", "echo");
   EXPECT_EQ(accept(kText, "\"add_special_tokens\": false").add_special_tokens, false);
-  EXPECT_EQ(accept(kText, "\"x\": 0").add_special_tokens, std::nullopt);
+  EXPECT_EQ(accept(kText, "\"x\": null").add_special_tokens, std::nullopt);
   refuse_values("model", {"7", "[]", "true"});
 }
 
@@ -236,7 +231,7 @@ TEST(OpenAiRequest, Logprobs) {
 TEST(OpenAiRequest, StreamOptions) {
   const OpenAiRequest request =
       accept(kText, R"("stream": true, "stream_options": {"include_usage": true,
-               "continuous_usage_stats": true, "later": 1})");
+               "continuous_usage_stats": true})");
   EXPECT_TRUE(request.stream && request.include_usage && request.continuous_usage_stats);
   for (const Endpoint endpoint : {kText, kChat}) {
     refuse(endpoint, "\"stream_options\": {}", "stream_options");
@@ -244,6 +239,7 @@ TEST(OpenAiRequest, StreamOptions) {
     refuse(endpoint, "\"stream\": true, \"stream_options\": []", "stream_options");
     refuse(endpoint, "\"stream\": true, \"stream_options\": {\"include_usage\": 1}",
            "stream_options.include_usage");
+    refuse(endpoint, R"("stream": true, "stream_options": {"later": 1})", "stream_options.later");
     refuse(endpoint, "\"stream\": true, \"prompt_logprobs\": 1", "prompt_logprobs");
   }
 }
@@ -298,6 +294,37 @@ TEST(OpenAiRequest, WhatCannotBeServedIsRefusedNotIgnored) {
     accept(endpoint, R"("suffix": "", "bad_words": [], "use_beam_search": false, "best_of": 2,
                         "n": 2, "response_format": {"type": "text"}, "tool_choice": "none")");
   }
+}
+
+TEST(OpenAiRequest, UnknownFieldsAreRefused) {
+  for (const Endpoint endpoint : {kText, kChat}) {
+    refuse(endpoint, "\"temprature\": 0", "temprature");
+    accept(endpoint, "\"temprature\": null");
+    accept(endpoint, R"("user": "u", "metadata": {"a": "b"}, "store": true, "service_tier": "auto",
+                        "request_id": "r", "parallel_tool_calls": true)");
+  }
+  refuse(kChat, "\"echo\": true", "echo");
+  refuse(kChat, "\"prompt\": \"x\"", "prompt");
+  refuse(kText, "\"messages\": []", "messages");
+  accept(kChat, "\"max_tokens\": 3, \"max_completion_tokens\": 3");
+  // Every field of both endpoints, so that none is refused for not being read.
+  accept(kText, R"("model": "m", "echo": true, "logprobs": 1, "max_tokens": 1, "seed": 1,
+                   "suffix": "", "best_of": 1, "add_special_tokens": true, "user": "u",
+                   "truncate_prompt_tokens": 3, "stream": true, "stream_options": {}, "n": 1)");
+  accept(kChat, R"("model": "m", "logprobs": true, "top_logprobs": 1, "tools": [],
+                   "documents": [], "chat_template_kwargs": {}, "add_generation_prompt": true,
+                   "continue_final_message": false, "parse_special_in_messages": true,
+                   "response_format": {"type": "text"}, "tool_choice": "none")");
+}
+
+TEST(OpenAiRequest, UnknownFieldsAreNamedWhereAllowed) {
+  RequestLimits limits;
+  limits.allow_unknown_fields = true;
+  const Json body =
+      Json::object({{"prompt", "p"}, {"answer", 1}, {"level", "x"}, {"none", nullptr}});
+  const Result<OpenAiRequest> request = parse_openai_request(kText, body, {}, limits);
+  ASSERT_TRUE(request.has_value());
+  EXPECT_EQ(request->unknown_fields, (std::vector<std::string>{"answer", "level"}));
 }
 
 TEST(OpenAiRequest, TheFirstErrorIsToldWithItsField) {

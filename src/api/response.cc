@@ -4,6 +4,7 @@
 #include <fmt/format.h>
 
 #include "api/completion.h"
+#include "api/printable.h"
 #include "base/check.h"
 
 namespace nanoflow {
@@ -55,11 +56,34 @@ std::vector<TopLogprob> top_with_chosen(const TokenLogprob& position) {
   return top;
 }
 
+/// Where each token of an echoed prompt begins in its text, in code points: OpenAI's clients index
+/// characters. A token that the text does not show (an added bos, a skipped special) is empty.
+std::vector<size_t> prompt_offsets(const EncodedPrompt& prompt, const TokenSpelling& spell) {
+  std::vector<size_t> offsets;
+  std::string_view rest = prompt.text;
+  size_t begun = 0;  // characters whose first byte has come
+  size_t characters = 0;
+  for (const int32_t id : prompt.ids) {
+    offsets.push_back(characters);
+    const std::string bytes = spell.bytes(id);
+    std::string_view shown = bytes;
+    // Some vocabularies put a space in front of a text that has none.
+    if (rest.size() == prompt.text.size() && shown.starts_with(' ') && !rest.starts_with(' '))
+      shown.remove_prefix(1);
+    if (!rest.starts_with(shown)) continue;
+    begun += count_characters(shown);
+    rest.remove_prefix(shown.size());
+    // A character counts once its last byte has come, as in generated text.
+    const bool whole = rest.empty() || (static_cast<unsigned char>(rest[0]) & 0xC0u) != 0x80u;
+    characters = whole ? begun : begun - 1;
+  }
+  return offsets;
+}
+
 /// OpenAI's completions form: parallel lists over tokens; the first prompt token has no logprob.
 Json completion_logprobs(const EncodedPrompt* echoed, const Choice& choice,
                          const TokenSpelling& spell) {
   Json::Array tokens, values, tops, offsets;
-  size_t offset = 0;
   const auto add = [&](const TokenLogprob& position, size_t at) {
     tokens.emplace_back(spell(position.token));
     values.emplace_back(static_cast<double>(position.logprob));
@@ -69,20 +93,19 @@ Json completion_logprobs(const EncodedPrompt* echoed, const Choice& choice,
     tops.push_back(std::move(top));
     offsets.emplace_back(static_cast<int64_t>(at));
   };
+  size_t prompt_characters = 0;
   if (echoed != nullptr && !echoed->ids.empty()) {
+    const std::vector<size_t> at = prompt_offsets(*echoed, spell);
     tokens.emplace_back(spell(echoed->ids.front()));
     values.emplace_back(nullptr);
     tops.emplace_back(nullptr);
     offsets.emplace_back(0);
-    offset = spell.bytes(echoed->ids.front()).size();
-    for (const TokenLogprob& position : choice.prompt_logprobs) {
-      add(position, offset);
-      offset += spell.bytes(position.token).size();
-    }
-    offset = echoed->text.size();
+    for (size_t i = 0; i < choice.prompt_logprobs.size(); ++i)
+      add(choice.prompt_logprobs[i], at[i + 1]);
+    prompt_characters = count_characters(echoed->text);
   }
   for (size_t i = 0; i < choice.logprobs.size(); ++i)
-    add(choice.logprobs[i], offset + choice.text_offsets[i]);
+    add(choice.logprobs[i], prompt_characters + choice.text_offsets[i]);
   return Json::object({{"text_offset", std::move(offsets)},
                        {"token_logprobs", std::move(values)},
                        {"tokens", std::move(tokens)},

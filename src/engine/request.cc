@@ -34,13 +34,6 @@ Check at_most(std::string_view field, size_t count, size_t limit) {
               std::string(field));
 }
 
-Check token_in_vocabulary(std::string_view field, int32_t id, int64_t vocab_size) {
-  if (id >= 0 && id < vocab_size) return {};
-  return fail(ErrorCode::kInvalidArgument,
-              fmt::format("token id {} is outside the vocabulary of {}", id, vocab_size),
-              std::string(field));
-}
-
 /// The first failure among checks, evaluated lazily.
 template <typename... Checks>
 Check first_failure(const Checks&... checks) {
@@ -70,6 +63,17 @@ Check check_numbers(const SamplingParams& p) {
 
 }  // namespace
 
+Result<void> check_token_ids(std::span<const int32_t> ids, int64_t vocab_size,
+                             std::string_view field) {
+  for (const int32_t id : ids) {
+    if (id >= 0 && id < vocab_size) continue;
+    return fail(ErrorCode::kInvalidArgument,
+                fmt::format("token id {} is outside the vocabulary of {}", id, vocab_size),
+                std::string(field));
+  }
+  return {};
+}
+
 Result<void> SamplingParams::validate(int64_t vocab_size) const {
   if (Check numbers = check_numbers(*this); !numbers) return numbers;
   if (Check count = at_most("logit_bias", logit_bias.size(), kMaxLogitBias); !count) return count;
@@ -77,13 +81,10 @@ Result<void> SamplingParams::validate(int64_t vocab_size) const {
     return count;
   }
   for (const auto& [id, bias] : logit_bias) {
-    if (Check check = token_in_vocabulary("logit_bias", id, vocab_size); !check) return check;
+    if (Check check = check_token_ids({&id, 1}, vocab_size, "logit_bias"); !check) return check;
     if (Check check = in_range("logit_bias", bias, -1e6, 1e6); !check) return check;
   }
-  for (const int32_t id : stop_token_ids) {
-    if (Check check = token_in_vocabulary("stop_token_ids", id, vocab_size); !check) return check;
-  }
-  return {};
+  return check_token_ids(stop_token_ids, vocab_size, "stop_token_ids");
 }
 
 std::string_view finish_reason_name(FinishReason reason) {

@@ -9,6 +9,7 @@
 #include <functional>
 #include <mutex>
 #include <optional>
+#include <span>
 #include <string>
 #include <string_view>
 #include <utility>
@@ -50,6 +51,10 @@ struct SamplingParams {
   /// the field's name.
   [[nodiscard]] Result<void> validate(int64_t vocab_size) const;
 };
+
+/// Fails with kInvalidArgument and `field` as its param unless every id is in [0, vocab_size).
+Result<void> check_token_ids(std::span<const int32_t> ids, int64_t vocab_size,
+                             std::string_view field);
 
 struct Request {
   RequestId id = 0;

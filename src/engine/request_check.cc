@@ -6,15 +6,6 @@ namespace nanoflow {
 
 namespace {
 
-Result<void> check_ids(const std::vector<int32_t>& ids, int64_t vocab_size, const char* field) {
-  for (const int32_t id : ids) {
-    if (id >= 0 && id < vocab_size) continue;
-    return fail(ErrorCode::kInvalidArgument,
-                fmt::format("token id {} is outside the vocabulary of {}", id, vocab_size), field);
-  }
-  return {};
-}
-
 Result<int64_t> output_room(const Request& request, const EngineLimits& limits) {
   const auto prompt = static_cast<int64_t>(request.prompt.size());
   const int64_t room = limits.max_model_len - prompt;
@@ -43,7 +34,7 @@ Result<int64_t> check_request(const Request& request, const EngineLimits& limits
   if (auto check = request.sampling.validate(limits.vocab_size); !check) {
     return tl::unexpected(check.error());
   }
-  if (auto check = check_ids(request.prompt, limits.vocab_size, "prompt"); !check) {
+  if (auto check = check_token_ids(request.prompt, limits.vocab_size, "prompt"); !check) {
     return tl::unexpected(check.error());
   }
   if (request.eos_token_ids) {
@@ -53,7 +44,7 @@ Result<int64_t> check_request(const Request& request, const EngineLimits& limits
                               request.eos_token_ids->size(), kMaxStopTokenIds),
                   "eos_token_ids");
     }
-    if (auto check = check_ids(*request.eos_token_ids, limits.vocab_size, "eos_token_ids");
+    if (auto check = check_token_ids(*request.eos_token_ids, limits.vocab_size, "eos_token_ids");
         !check) {
       return tl::unexpected(check.error());
     }

@@ -1,10 +1,12 @@
 #include "app/answer_stream.h"
 
+#include <unistd.h>
 #include <chrono>
 #include <memory>
 #include <utility>
 #include <vector>
 
+#include "api/printable.h"
 #include "app/signals.h"
 #include "app/standard_output.h"
 
@@ -22,13 +24,15 @@ Result<std::string> AnswerStream::run(Completion completion, std::optional<int64
   Request request = std::move(completion.take_engine_requests().front());
   if (max_tokens.has_value()) request.sampling.max_tokens = max_tokens;
   const RequestId id = next_id_++;
+  // A model can write anything, escape sequences included; only a file gets it as it is.
+  const bool terminal = ::isatty(STDOUT_FILENO) != 0;
   const Result<RequestHandle> handle = stack_.engine().submit(std::move(request), events);
   if (!handle.has_value()) return tl::unexpected(handle.error());
   while (!completion.done()) {
     if (interrupted()) stack_.engine().cancel(id);
     for (const TokenEvent& event : events->pop_all(100ms)) {
       const ChoiceDelta delta = completion.on_event(event);
-      write_stdout(delta.text);
+      write_stdout(terminal ? terminal_text(delta.text) : delta.text);
       if (delta.cancel) stack_.engine().cancel(id);
     }
   }

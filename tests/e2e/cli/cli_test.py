@@ -48,11 +48,12 @@ class Case(unittest.TestCase):
         path.write_text("".join((item if isinstance(item, str) else json.dumps(item)) + "\n" for item in items))
         return path
 
-    def batch(self, items, *options, model="file_llama_f32"):
+    def batch(self, items, *options, model="file_llama_f32", code=0):
         """Output lines of run-batch over token-id prompts."""
         out = self.folder / "out.jsonl"
-        run("run-batch", "-i", self.write_lines("in.jsonl", items), "-o", out, "--overwrite", "--model", MODELS / model,
-            "--skip-tokenizer-init", "--dtype", "float32", *options)
+        done = run("run-batch", "-i", self.write_lines("in.jsonl", items), "-o", out, "--overwrite", "--model", MODELS / model,
+                   "--skip-tokenizer-init", "--dtype", "float32", *options, check=False)
+        self.assertEqual(done.returncode, code, done.stderr)
         return [json.loads(line) for line in out.read_text().splitlines()]
 
 
@@ -324,7 +325,7 @@ class RunBatch(Case):
 
     def test_one_bad_line_fails_alone(self):
         lines = self.batch([item([5]), "{nonsense", item([5], temperature=-1), item([10 ** 6]), item([5], n=0),
-                            {"custom_id": "u", "url": "/v1/embeddings", "body": {}}, item([6])])
+                            {"custom_id": "u", "url": "/v1/embeddings", "body": {}}, item([6])], code=1)
         self.assertEqual([line["response"]["status_code"] for line in lines], [200, 400, 400, 400, 400, 400, 200])
         self.assertEqual(lines[2]["response"]["body"]["error"]["param"], "temperature")
         self.assertEqual(lines[3]["response"]["body"]["error"]["param"], "prompt")
@@ -355,7 +356,7 @@ class RunBatch(Case):
         self.assertEqual(line["response"]["body"]["usage"]["completion_tokens"], 24)
 
     def test_text_needs_a_tokenizer(self):
-        lines = self.batch([{"prompt": "words"}, {"messages": [{"role": "user", "content": "hi"}]}])
+        lines = self.batch([{"prompt": "words"}, {"messages": [{"role": "user", "content": "hi"}]}], code=1)
         self.assertEqual([line["response"]["status_code"] for line in lines], [400, 400])
 
     def test_special_tokens_in_messages_stay_text(self):
@@ -400,6 +401,117 @@ class RunBatch(Case):
         self.assertEqual(done.returncode, 1)
         self.assertIn("--resume", done.stderr)
         self.assertEqual(out.read_text(), "precious\n")
+
+
+class BatchFiles(Case):
+    TINY = ["--skip-tokenizer-init", "--dtype", "float32"]
+
+    def run_tiny(self, *arguments, **keywords):
+        return run("run-batch", "--model", MODELS / "file_llama_f32", *self.TINY, *arguments, check=False, **keywords)
+
+    def refused(self, done, *words, code=1):
+        self.assertEqual(done.returncode, code, done.stderr)
+        for word in words:
+            self.assertIn(word, done.stderr)
+
+    def test_the_data_set_is_never_the_output(self):
+        data = self.write_lines("in.jsonl", [item([5])])
+        link = self.folder / "link.jsonl"
+        link.symlink_to(data)
+        before = data.read_text()
+        for name in (data, link):
+            self.refused(self.run_tiny("-i", data, "-o", name, "--overwrite"), "data set itself")
+            self.refused(self.run_tiny("-i", data, "--summary-json", name), "--summary-json")
+        with data.open() as stdin:
+            done = subprocess.run([NANOFLOW, "run-batch", "-i", "-", "-o", data, "--overwrite", "--model", MODELS / "file_llama_f32",
+                                   *self.TINY], stdin=stdin, capture_output=True, text=True, timeout=TIMEOUT_S)
+        self.refused(done, "data set itself")
+        self.assertEqual(data.read_text(), before)
+
+    def test_resuming_another_data_set_or_other_options_is_refused(self):
+        out = self.folder / "out.jsonl"
+        first = self.write_lines("a.jsonl", [{"prompt": [5], "max_tokens": 2}, {"prompt": [6]}])
+        self.assertEqual(self.run_tiny("-i", first, "-o", out).returncode, 0)
+        before = out.read_text()
+        for lines in ([{"prompt": [7], "max_tokens": 2}, {"prompt": [6]}], [{"prompt": [5], "max_tokens": 2}]):
+            other = self.write_lines("b.jsonl", lines)
+            self.refused(self.run_tiny("-i", other, "-o", out, "--resume"), "out.jsonl", "--overwrite")
+        self.refused(self.run_tiny("-i", first, "-o", out, "--resume", "--max-tokens", 3), "--max-tokens")
+        self.assertEqual(out.read_text(), before)
+        self.assertEqual(self.run_tiny("-i", first, "-o", out, "--resume").returncode, 0)
+        self.assertEqual(out.read_text(), before)
+
+    def test_failed_requests_are_told_and_tried_again(self):
+        data = self.write_lines("in.jsonl", [item([5]), item([10 ** 6])])
+        out = self.folder / "out.jsonl"
+        self.refused(self.run_tiny("-i", data, "-o", out), "a request failed", "--resume")
+        done = self.run_tiny("-i", data, "-o", out, "--resume")
+        self.refused(done, "resuming: 1 requests are done", "a request failed")
+        self.assertEqual(len(out.read_text().splitlines()), 2)
+
+    def test_stdout_that_cannot_be_written_is_an_error(self):
+        data = self.write_lines("in.jsonl", [item([5])] * 3)
+        command = [NANOFLOW, "run-batch", "-i", data, "--model", MODELS / "file_llama_f32", *self.TINY]
+        with open("/dev/full", "w") as full:
+            done = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True, timeout=TIMEOUT_S)
+        self.refused(done, "No space left")
+        for extra, code in ([], 141), (["--print", "-o", self.folder / "out.jsonl"], 0):
+            read, write = os.pipe()
+            os.close(read)
+            done = subprocess.run([*command, *extra], stdout=write, stderr=subprocess.PIPE, text=True, timeout=TIMEOUT_S)
+            os.close(write)
+            self.assertEqual(done.returncode, code, done.stderr)
+            self.assertNotIn("nanoflow:", done.stderr)
+        self.assertEqual(len((self.folder / "out.jsonl").read_text().splitlines()), 3)
+
+    def test_two_runs_cannot_share_an_output_file(self):
+        out = self.folder / "out.jsonl"
+        first = subprocess.Popen([NANOFLOW, "run-batch", "-i", "-", "-o", out, "--model", MODELS / "file_llama_f32", *self.TINY],
+                                 stdin=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
+        first.stdin.write(json.dumps(item([5])) + "\n")
+        first.stdin.flush()
+        deadline = time.monotonic() + TIMEOUT_S
+        while not (out.exists() and out.stat().st_size > 0):
+            self.assertIsNone(first.poll())
+            self.assertLess(time.monotonic(), deadline)
+            time.sleep(0.01)
+        data = self.write_lines("in.jsonl", [item([6])])
+        self.refused(self.run_tiny("-i", data, "-o", out, "--resume"), "another run")
+        first.stdin.close()
+        self.assertEqual(first.wait(timeout=TIMEOUT_S), 0)
+        self.assertEqual(len(out.read_text().splitlines()), 1)
+
+    def test_standard_input_and_pipes(self):
+        lines = "".join(json.dumps(item([i + 1])) + "\n" for i in range(3))
+        for name in ("-", "/dev/stdin"):
+            done = self.run_tiny("-i", name, stdin=lines)
+            self.assertEqual(done.returncode, 0, done.stderr)
+            self.assertEqual(len(done.stdout.splitlines()), 3)
+        self.refused(self.run_tiny("-i", "-", stdin=""), "is empty")
+        done = self.run_tiny("-i", "-", "-o", "/dev/stdout", stdin=lines)
+        self.assertEqual([json.loads(line)["response"]["status_code"] for line in done.stdout.splitlines()], [200] * 3)
+        self.refused(self.run_tiny("-i", "-", "-o", "/dev/stdout", "--order", "input", stdin=lines), "--order")
+
+    def test_usage(self):
+        data = self.write_lines("in.jsonl", [item([5])])
+        out = self.folder / "out.jsonl"
+        for options in (["-o", out, "--resume", "--overwrite"], ["--resume"], ["--overwrite"], ["--max-tokens", 0],
+                        ["--max-tokens", 2 ** 40], ["--temperature", "nan"]):
+            self.refused(self.run_tiny("-i", data, *options), code=2)
+        self.refused(self.run_tiny("-i", data, "--summary-json", "/nonexist/x.json"), "/nonexist/x.json")
+        self.refused(self.run_tiny("-i", self.folder / "absent"), "absent")
+
+    def test_long_prompts_are_shown_short(self):
+        done = self.run_tiny("-i", self.write_lines("in.jsonl", [item([5] * 100_000), {"prompt": "x" * 100_000}]))
+        self.assertEqual(done.returncode, 1)
+        self.assertEqual(len(done.stdout.splitlines()), 2)
+        self.assertLess(len(done.stdout), 3000)
+
+    def test_columns_that_are_no_fields_are_told(self):
+        done = self.run_tiny("-i", self.write_lines("in.jsonl", [{"prompt": [5], "temprature": 0}]))
+        self.assertEqual(done.returncode, 0)
+        self.assertIn('"temprature"', done.stderr)
+        self.assertEqual(self.batch([item([5], temprature=0)], code=1)[0]["response"]["body"]["error"]["param"], "temprature")
 
 
 class Resume(Case):

@@ -65,6 +65,8 @@ endif()
 if(NANOFLOW_OP_BENCH)
   add_executable(cuda_op_bench ${CMAKE_SOURCE_DIR}/bench/cuda_op_bench.cc)
   target_link_libraries(cuda_op_bench PRIVATE nanoflow_backend_cuda)
+  add_executable(cuda_gemm_bench ${CMAKE_SOURCE_DIR}/bench/cuda_gemm_bench.cc ${CMAKE_SOURCE_DIR}/bench/cuda_ceilings.cu)
+  target_link_libraries(cuda_gemm_bench PRIVATE nanoflow_backend_cuda CUDA::cudart_static CUDA::cublasLt)
   add_executable(cuda_attention_bench ${CMAKE_SOURCE_DIR}/bench/cuda_attention_bench.cc
                  ${CMAKE_SOURCE_DIR}/bench/cuda_attention_check.cc ${CMAKE_SOURCE_DIR}/bench/cuda_ceilings.cu)
   target_link_libraries(cuda_attention_bench PRIVATE nanoflow_backend_cuda CUDA::cudart_static CUDA::cublasLt)

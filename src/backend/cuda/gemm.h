@@ -51,6 +51,8 @@ class Gemm {
   [[nodiscard]] int64_t workspace_bytes(const GemmArgs& args, int sms);
   /// Asynchronous on launch.stream. Throws CudaError when the library refuses.
   void run(const GemmArgs& args, const Launch& launch);
+  /// The same by the library, also where the streaming kernel would be taken.
+  void run_library(const GemmArgs& args, const Launch& launch);
 
   /// Algorithms that the library proposes for `shape`, best guess first; at most `count`. For
   /// choosing among them by measurement.

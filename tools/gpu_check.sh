@@ -4,6 +4,7 @@
 #
 #   tools/gpu_check.sh [BUILD_DIR]        a build with -DNANOFLOW_CUDA=ON -DNANOFLOW_OP_BENCH=ON (default build/cuda)
 #   PARTS="ops models" tools/gpu_check.sh  only these parts: backend ops models benches
+#   NANOFLOW_GPU_MODEL=FILE                also compares this model's text with the CPU's
 #   OUT=DIR                                where the logs go (default BUILD_DIR/gpu_check)
 set -uo pipefail
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
@@ -49,6 +50,8 @@ compare_devices() {
 
 wants backend && part backend 120 "$build/backend_cuda_test"
 wants ops && NANOFLOW_TEST_DEVICE=cuda part ops 600 "$build/tests/backend_ops/backend_ops_test"
+wants models &&
+  NANOFLOW_TEST_DEVICE=cuda part parity 300 "$build/tests/e2e/parity/parity_test" '--gtest_filter=*OnTheGpu*'
 if wants models && [ -n "${NANOFLOW_GPU_MODEL:-}" ]; then
   export -f compare_devices
   export build out

@@ -39,7 +39,10 @@ int run(BenchOptions o) {
   const std::vector<WorkItem> workload =
       make_workload(o.workload, stack.text().limits.max_model_len);
   const DType dtype = *stack.engine_config().dtype;
-  const Ceilings ceilings = measure_ceilings(o.model.threads, dtype);
+  const Device where = stack.device().device;
+  const bool on_cpu = where.kind == Device::Kind::kHost;
+  const Ceilings ceilings =
+      measure_ceilings({.is_cuda = !on_cpu, .ordinal = where.ordinal}, o.model.threads, dtype);
   ProgressBar bar("Requests", static_cast<int64_t>(workload.size()), ProgressBar::Unit::kCount,
                   stderr);
   const SteadyClock clock;
@@ -55,7 +58,6 @@ int run(BenchOptions o) {
       });
   energy.poll();
   bar.finish();
-  const bool on_cpu = stack.device().device.kind == Device::Kind::kHost;
   const ThroughputReport report{.result = result,
                                 .busy = stack.busy().since(before),
                                 .ceilings = ceilings,

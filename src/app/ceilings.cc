@@ -7,7 +7,6 @@
 #include <thread>
 #include <vector>
 
-#include "backend/cpu/backend.h"
 #include "base/clock.h"
 #include "base/cores.h"
 #include "base/random.h"
@@ -16,8 +15,10 @@ namespace nanoflow {
 namespace {
 
 constexpr double kSeconds = 1.0;
+/// A GPU needs this long at full load until its power limit has settled its clock.
+constexpr double kGpuSettleSeconds = 1.5;
 
-/// Random values of about unit size in `dtype`.
+/// Random host values of about unit size in `dtype`.
 void fill_random(const TensorView& view, uint64_t seed) {
   SplitMix64 random(seed);
   for (int64_t r = 0; r < view.rows(); ++r) {
@@ -32,38 +33,65 @@ void fill_random(const TensorView& view, uint64_t seed) {
   }
 }
 
-double measure_gemm(int threads, DType dtype) {
-  constexpr int64_t kSize = 1024;
-  CpuBackend backend({.threads = threads, .lanes = 1});
-  const auto matrix = [&](uint64_t seed) {
-    Buffer buffer = backend.allocate(kSize * kSize * dtype_size(dtype));
-    fill_random(buffer.view(dtype, {kSize, kSize}), seed);
-    return buffer;
-  };
-  const Buffer a = matrix(1);
-  const Buffer w = matrix(2);
-  const Buffer out = backend.allocate(kSize * kSize * dtype_size(dtype));
-  const OwnedWeight weight =
-      backend.prepare_weight(w.view(dtype, {kSize, kSize}), WeightUse::kMatmul, 1);
-  const OpArgs gemm = GemmArgs{.out = out.view(dtype, {kSize, kSize}),
-                               .a = a.view(dtype, {kSize, kSize}),
-                               .weight = weight.packed};
-  LaunchContext context{.rows = {0, kSize}};
-  const Buffer workspace =
-      backend.allocate(std::max<int64_t>(1, backend.workspace_bytes(gemm, context)));
-  context.workspace = workspace.view(DType::kU8, {workspace.size()});
+/// Calls of `work` per second, after a warm-up; `work` is queued, so eight go between two waits.
+template <typename Work>
+double rate(Backend& backend, double warm_up_s, const Work& work) {
   const SteadyClock clock;
   const auto run = [&](double seconds) {
     const double start_s = clock.now_s();
     int64_t count = 0;
     while (clock.now_s() - start_s < seconds) {
-      for (int i = 0; i < 8; ++i, ++count) backend.launch(gemm, context);
+      for (int i = 0; i < 8; ++i, ++count) work();
       backend.synchronize();
     }
     return static_cast<double>(count) / (clock.now_s() - start_s);
   };
-  (void)run(0.1);  // warm up
-  return run(kSeconds) * 2 * kSize * kSize * kSize;
+  (void)run(warm_up_s);
+  return run(kSeconds);
+}
+
+double measure_gemm(Backend& backend, int64_t size, double warm_up_s, DType dtype) {
+  // A GPU's operands repeat a block of random rows: making them all would take longer than to
+  // multiply them.
+  const int64_t block = std::min<int64_t>(size, 1024);
+  const Buffer host = backend.allocate_pinned(block * size * dtype_size(dtype));
+  const TensorView rows = host.view(dtype, {block, size});
+  const auto matrix = [&](uint64_t seed) {
+    fill_random(rows, seed);
+    Buffer buffer = backend.allocate(size * size * dtype_size(dtype));
+    for (int64_t row = 0; row < size; row += block)
+      backend.copy(buffer.view(dtype, {size, size}).slice_rows(row, row + block), rows, 0);
+    backend.synchronize();
+    return buffer;
+  };
+  const Buffer a = matrix(1);
+  fill_random(rows, 2);
+  const OwnedWeight weight = backend.load_weight(
+      {.rows = size, .cols = size, .dtype = dtype}, [&](int64_t, const TensorView& out) {
+        for (int64_t row = 0; row < out.rows(); ++row)
+          std::memcpy(
+              static_cast<std::byte*>(out.data()) + row * out.row_stride() * dtype_size(dtype),
+              static_cast<const std::byte*>(rows.data()) + row % block * size * dtype_size(dtype),
+              static_cast<size_t>(size * dtype_size(dtype)));
+      });
+  const Buffer out = backend.allocate(size * size * dtype_size(dtype));
+  const OpArgs gemm = GemmArgs{.out = out.view(dtype, {size, size}),
+                               .a = a.view(dtype, {size, size}),
+                               .weight = weight.packed};
+  LaunchContext context{.rows = {0, size}};
+  const Buffer workspace =
+      backend.allocate(std::max<int64_t>(1, backend.workspace_bytes(gemm, context)));
+  context.workspace = workspace.view(DType::kU8, {workspace.size()});
+  const auto cube = static_cast<double>(size) * static_cast<double>(size * size);
+  return 2 * cube * rate(backend, warm_up_s, [&] { backend.launch(gemm, context); });
+}
+
+double measure_copy(Backend& backend) {
+  constexpr int64_t kBytes = int64_t{512} << 20;  // ten times any L2 cache
+  const Buffer from = backend.allocate(kBytes), to = backend.allocate(kBytes);
+  const TensorView source = from.view(DType::kU8, {kBytes}), target = to.view(DType::kU8, {kBytes});
+  return 2 * static_cast<double>(kBytes) *
+         rate(backend, 0.2, [&] { backend.copy(target, source, 0); });
 }
 
 double measure_read(int threads) {
@@ -95,8 +123,13 @@ double measure_read(int threads) {
 
 }  // namespace
 
-Ceilings measure_ceilings(int threads, DType dtype) {
-  return {.gemm_flops = measure_gemm(threads, dtype), .read_bytes_per_s = measure_read(threads)};
+Ceilings measure_ceilings(const DeviceChoice& device, int threads, DType dtype) {
+  const auto backend = make_backend(device, {.threads = threads, .lanes = 1});
+  if (device.is_cuda)
+    return {.gemm_flops = measure_gemm(*backend, 8192, kGpuSettleSeconds, dtype),
+            .read_bytes_per_s = measure_copy(*backend)};
+  return {.gemm_flops = measure_gemm(*backend, 1024, 0.1, dtype),
+          .read_bytes_per_s = measure_read(threads)};
 }
 
 }  // namespace nanoflow

@@ -1,17 +1,20 @@
 // What the hardware can do at best, measured in this process: figures mean nothing without it.
 #pragma once
 
+#include "app/device_choice.h"
 #include "tensor/dtype.h"
 
 namespace nanoflow {
 
 struct Ceilings {
-  double gemm_flops =
-      0;  ///< FLOP/s of a 1024 x 1024 x 1024 product in the compute dtype, sustained
-  double read_bytes_per_s = 0;  ///< memory read rate of all cores
+  /// FLOP/s of a square product in the compute dtype, sustained: 1,024 on a CPU, 8,192 on a GPU.
+  double gemm_flops = 0;
+  /// CPU: what all cores read. GPU: what a copy within its memory reads and writes.
+  double read_bytes_per_s = 0;
 };
 
-/// Measures both for about a second each, on random data, with `threads` threads (0: all cores).
-Ceilings measure_ceilings(int threads, DType dtype);
+/// Measures both for a second or two each, on random data; `threads` is the CPU's (0: all cores).
+/// Throws OutOfMemory, CudaError.
+Ceilings measure_ceilings(const DeviceChoice& device, int threads, DType dtype);
 
 }  // namespace nanoflow

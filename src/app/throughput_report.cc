@@ -28,6 +28,7 @@ double share(int64_t part, int64_t whole) {
 }
 
 Json busy_json(const BusySnapshot& busy, double elapsed_s) {
+  if (busy.any_ns == 0) return {};  // the backend does not time its ops
   Json ops = Json::object();
   for (const auto& [op, value] : op_shares(busy)) ops.set(op, value);
   return Json::object({{"compute", share(busy.resource_ns[0], busy.total_ns())},
@@ -43,6 +44,7 @@ void print_line(std::string_view name, const std::string& value) {
 }
 
 void print_step_time(const BusySnapshot& busy, double elapsed_s) {
+  if (busy.any_ns == 0) return print_line("step time", "n/a (not measured on this device)");
   print_line("step time",
              fmt::format("compute {:.1f} %, memory {:.1f} %, network {:.1f} %; device busy "
                          "{:.1f} % of the run",

@@ -1,7 +1,7 @@
 // Times dense products of a model's layers in power-limited steady state: the library's first
-// proposal, the best of its proposals (bursts rank them wrongly), and the weight-streaming kernel,
-// beside the sustained rates of an 8192^3 product and of reading memory. Some outputs of every
-// shape are checked against a sum in double precision.
+// proposal and the best of its proposals (bursts rank them wrongly), beside the sustained rates of
+// an 8192^3 product and of reading memory. Some outputs of every shape are checked against a sum in
+// double precision.
 //
 // Usage: cuda_gemm_bench [seconds per entry] [proposals]
 #include <algorithm>
@@ -168,20 +168,15 @@ class Bench {
                                 .out_stride = n,
                                 .bias = false,
                                 .sms = limits_.num_sms};
-    const auto run = [&](int i) {
-      gemm_.run(args(a, *weights[static_cast<size_t>(i) % weights.size()], out, rows), launch());
-    };
-    // The streaming kernel takes the place of the library where it applies; both are shown there.
     double first = 0, best = 0;
     int which = 0;
-    const auto run_library = [&](int i) {
-      gemm_.run_library(args(a, *weights[static_cast<size_t>(i) % weights.size()], out, rows),
-                        launch());
+    const auto run = [&](int i) {
+      gemm_.run(args(a, *weights[static_cast<size_t>(i) % weights.size()], out, rows), launch());
     };
     const std::vector<cuda::GemmAlgorithm> algorithms = gemm_.candidates(shape, proposals_);
     for (size_t i = 0; i < algorithms.size(); ++i) {
       gemm_.choose(shape, algorithms[i]);
-      const double s = time(run_library);
+      const double s = time(run);
       if (i == 0) first = s;
       if (i == 0 || s < best) {
         best = s;
@@ -190,14 +185,8 @@ class Bench {
     }
     gemm_.choose(shape, algorithms[static_cast<size_t>(which)]);
     report(name, rows, n, k, first, best, which, compute, memory);
-    run_library(0);
+    run(0);
     check(name, a, *weights[0], out, rows);
-    if (cuda::streams_well(args(a, *weights[0], out, rows))) {
-      const double s = time(run);
-      report("  stream", rows, n, k, s, s, 0, compute, memory);
-      run(0);
-      check("stream", a, *weights[0], out, rows);
-    }
   }
 
   static void report(const char* name, int64_t rows, int64_t n, int64_t k, double first,

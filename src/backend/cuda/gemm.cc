@@ -174,15 +174,10 @@ void Gemm::choose(const GemmShape& shape, const GemmAlgorithm& algorithm) {
 }
 
 int64_t Gemm::workspace_bytes(const GemmArgs& args, int sms) {
-  return streams_well(args) ? 0 : prepare(shape_of(args, sms)).algorithm.workspace_bytes;
+  return prepare(shape_of(args, sms)).algorithm.workspace_bytes;
 }
 
 void Gemm::run(const GemmArgs& args, const Launch& launch) {
-  if (streams_well(args)) return run_stream_gemm(args, launch);
-  run_library(args, launch);
-}
-
-void Gemm::run_library(const GemmArgs& args, const Launch& launch) {
   const Prepared& p = prepare(shape_of(args, launch.sms));
   NANO_CHECK(launch.workspace.size_bytes() >= p.algorithm.workspace_bytes,
              "{} bytes of workspace, {} needed", launch.workspace.size_bytes(),

@@ -1,5 +1,4 @@
-// Dense matrix products: cuBLASLt with an algorithm per shape, and a weight-streaming kernel of our
-// own for few rows.
+// Dense matrix products: cuBLASLt with an algorithm per shape.
 #pragma once
 
 #include <cublasLt.h>
@@ -51,8 +50,6 @@ class Gemm {
   [[nodiscard]] int64_t workspace_bytes(const GemmArgs& args, int sms);
   /// Asynchronous on launch.stream. Throws CudaError when the library refuses.
   void run(const GemmArgs& args, const Launch& launch);
-  /// The same by the library, also where the streaming kernel would be taken.
-  void run_library(const GemmArgs& args, const Launch& launch);
 
   /// Algorithms that the library proposes for `shape`, best guess first; at most `count`. For
   /// choosing among them by measurement.
@@ -70,11 +67,5 @@ class Gemm {
   cublasLtHandle_t handle_ = nullptr;
   std::map<GemmShape, std::unique_ptr<Prepared>> prepared_;
 };
-
-/// Products of at most kMaxStreamRows rows, bound by reading the weights once. One kernel without
-/// workspace; of the padding behind header->num_rows it computes nothing.
-inline constexpr int64_t kMaxStreamRows = 16;
-[[nodiscard]] bool streams_well(const GemmArgs& args);
-void run_stream_gemm(const GemmArgs& args, const Launch& launch);
 
 }  // namespace nanoflow::cuda

@@ -99,10 +99,15 @@ class Pull(unittest.TestCase):
         self.assertLess(sum(entry["sent"] for entry in self.world.log) - before, 18_000_000)
 
     def test_commands_take_hub_ids_and_ask_the_hub_once(self):
+        header = json.dumps({"x": {"dtype": "F32", "shape": [0], "data_offsets": [0, 0]}})
+        weights = "\0".join([chr(len(header)), *[""] * 7]) + header  # the header's length in eight bytes, then itself
+        files = {"config.json": {"text": json.dumps(CONFIG)}, "model.safetensors": {"text": weights}}
+        self.world.control({"reset": True, "repos": {"org/model": {"files": files}}})
         for _ in range(2):
             done = self.run_nanoflow("inspect", "org/model")
             self.assertEqual(done.returncode, 0, done.stderr)
             self.assertIn("LlamaForCausalLM", done.stdout)
+            self.assertIn("F32", done.stdout)
         self.assertEqual(len([entry for entry in self.world.log if "/api/" in entry["path"]]), 1)
 
 

@@ -46,7 +46,7 @@ def closure(path, texts):
 
 
 def check(tool, build, path):
-    result = subprocess.run([tool, "--quiet", "-p", build, str(path)], capture_output=True, text=True)
+    result = subprocess.run([tool, "--quiet", "--extra-arg=-Wno-unknown-warning-option", "-p", build, str(path)], capture_output=True, text=True)
     return result.returncode == 0, result.stdout
 
 

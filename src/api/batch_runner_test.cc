@@ -27,16 +27,10 @@ class BatchRunnerTest : public testing::Test {
   }
 
   void start_engine() {
-    EngineLimits limits;
-    limits.num_pages = 64;
-    limits.page_size = 4;
-    limits.max_model_len = 200;
-    limits.vocab_size = fake::kVocab;
-    limits.eos_token_ids = {fake::kEos};
     EngineConfig config;
     config.max_num_batched_tokens = 32;
     config.max_num_seqs = 8;
-    auto runner = std::make_unique<fake::FakeRunner>(limits, config.max_num_seqs);
+    auto runner = std::make_unique<fake::FakeRunner>(fake::small_limits(), config.max_num_seqs);
     runner->on_launch = [this](const StepBatch& /*batch*/) {
       if (on_launch_) on_launch_();
     };

@@ -18,16 +18,6 @@ namespace {
 using std::chrono::milliseconds;
 using std::chrono::seconds;
 
-EngineLimits small_limits() {
-  EngineLimits limits;
-  limits.num_pages = 64;
-  limits.page_size = 4;
-  limits.max_model_len = 200;
-  limits.vocab_size = fake::kVocab;
-  limits.eos_token_ids = {fake::kEos};
-  return limits;
-}
-
 EngineConfig small_config() {
   EngineConfig config;
   config.max_num_batched_tokens = 32;
@@ -48,7 +38,7 @@ class EngineTest : public ::testing::Test {
  protected:
   Engine& start(const EngineConfig& config, uint64_t eos_period = 40) {
     auto runner =
-        std::make_unique<fake::FakeRunner>(small_limits(), config.max_num_seqs, eos_period);
+        std::make_unique<fake::FakeRunner>(fake::small_limits(), config.max_num_seqs, eos_period);
     runner->on_launch = [this](const StepBatch& batch) {
       if (on_launch_) on_launch_(batch);
     };

@@ -19,6 +19,17 @@ namespace nanoflow::fake {
 inline constexpr int32_t kVocab = 1000;
 inline constexpr int32_t kEos = 7;
 
+/// Of a cache that a few dozen requests of some tokens fill.
+inline EngineLimits small_limits() {
+  EngineLimits limits;
+  limits.num_pages = 64;
+  limits.page_size = 4;
+  limits.max_model_len = 200;
+  limits.vocab_size = kVocab;
+  limits.eos_token_ids = {kEos};
+  return limits;
+}
+
 inline uint64_t hash_tokens(const std::vector<int32_t>& tokens, uint64_t seed) {
   uint64_t h = 0x9e3779b97f4a7c15u ^ seed;
   for (const int32_t token : tokens) {

@@ -28,123 +28,92 @@ void cuda_check(cudaError_t status, const char* what);
 /// For kernel launchers: throws CudaError naming `kernel` when the launch before it was refused.
 void check_launch(const char* kernel);
 
-/// A non-blocking stream of the current device. Move-only; empty after a move.
-class Stream {
+/// Owns a handle of CUDA's; move-only, empty after a move.
+template <typename Handle, cudaError_t (*kDestroy)(Handle)>
+class Owner {
  public:
-  Stream() { cuda_check(cudaStreamCreateWithFlags(&handle_, cudaStreamNonBlocking), "a stream"); }
-  ~Stream() {
-    if (handle_ != nullptr) (void)cudaStreamDestroy(handle_);
+  Owner() = default;
+  ~Owner() {
+    if (handle_ != nullptr) (void)kDestroy(handle_);
   }
-  Stream(Stream&& other) noexcept : handle_(std::exchange(other.handle_, nullptr)) {}
-  Stream& operator=(Stream&& other) noexcept {
-    std::swap(handle_, other.handle_);
+  Owner(Owner&& other) noexcept : handle_(std::exchange(other.handle_, nullptr)) {}
+  Owner& operator=(Owner&& other) noexcept {
+    Owner old(std::move(other));
+    std::swap(handle_, old.handle_);
     return *this;
   }
-  [[nodiscard]] cudaStream_t get() const { return handle_; }
+  [[nodiscard]] Handle get() const { return handle_; }
+  /// Gives the handle away; the caller destroys it.
+  Handle release() { return std::exchange(handle_, nullptr); }
+
+ protected:
+  Handle* out() { return &handle_; }
 
  private:
-  cudaStream_t handle_ = nullptr;
+  Handle handle_ = nullptr;
 };
 
-/// A marker without timing unless asked for. Move-only; empty after a move.
-class Event {
+/// A non-blocking stream of the current device.
+class Stream : public Owner<cudaStream_t, cudaStreamDestroy> {
+ public:
+  Stream() { cuda_check(cudaStreamCreateWithFlags(out(), cudaStreamNonBlocking), "a stream"); }
+};
+
+/// A marker without timing unless asked for.
+class Event : public Owner<cudaEvent_t, cudaEventDestroy> {
  public:
   enum class Timing : uint8_t { kOff, kOn };
   explicit Event(Timing timing = Timing::kOff) {
     const unsigned flags = timing == Timing::kOn ? cudaEventDefault : cudaEventDisableTiming;
-    cuda_check(cudaEventCreateWithFlags(&handle_, flags), "an event");
+    cuda_check(cudaEventCreateWithFlags(out(), flags), "an event");
   }
-  ~Event() {
-    if (handle_ != nullptr) (void)cudaEventDestroy(handle_);
-  }
-  Event(Event&& other) noexcept : handle_(std::exchange(other.handle_, nullptr)) {}
-  Event& operator=(Event&& other) noexcept {
-    std::swap(handle_, other.handle_);
-    return *this;
-  }
-  [[nodiscard]] cudaEvent_t get() const { return handle_; }
-
- private:
-  cudaEvent_t handle_ = nullptr;
 };
 
-/// A captured graph, ready to be launched. Move-only.
-class Graph {
+/// A captured graph, ready to be launched.
+class Graph : public Owner<cudaGraphExec_t, cudaGraphExecDestroy> {
  public:
   Graph() = default;
   /// Takes over `graph`, also when it throws.
   explicit Graph(cudaGraph_t graph) {
-    const cudaError_t status = cudaGraphInstantiate(&handle_, graph, 0);
+    const cudaError_t status = cudaGraphInstantiate(out(), graph, 0);
     (void)cudaGraphDestroy(graph);
     cuda_check(status, "making a graph ready");
   }
-  ~Graph() {
-    if (handle_ != nullptr) (void)cudaGraphExecDestroy(handle_);
-  }
-  Graph(Graph&& other) noexcept : handle_(std::exchange(other.handle_, nullptr)) {}
-  Graph& operator=(Graph&& other) noexcept {
-    std::swap(handle_, other.handle_);
-    return *this;
-  }
-  [[nodiscard]] cudaGraphExec_t get() const { return handle_; }
-
- private:
-  cudaGraphExec_t handle_ = nullptr;
 };
 
-/// Device memory of the current device. Throws OutOfMemory. Move-only.
-class DeviceBuffer {
+/// Memory that a function of CUDA's frees.
+template <cudaError_t (*kFree)(void*)>
+class Memory : public Owner<void*, kFree> {
+ public:
+  Memory() = default;
+  [[nodiscard]] void* data() const { return this->get(); }
+  [[nodiscard]] int64_t size() const { return data() == nullptr ? 0 : size_; }
+
+ protected:
+  explicit Memory(int64_t bytes) : size_(bytes) {}
+  /// What to ask for: CUDA gives no memory of no bytes.
+  [[nodiscard]] size_t asked() const { return static_cast<size_t>(size_ > 0 ? size_ : 1); }
+
+ private:
+  int64_t size_ = 0;
+};
+
+/// Device memory of the current device. Throws OutOfMemory.
+class DeviceBuffer : public Memory<cudaFree> {
  public:
   DeviceBuffer() = default;
-  explicit DeviceBuffer(int64_t bytes) : size_(bytes) {
-    cuda_check(cudaMalloc(&data_, static_cast<size_t>(bytes > 0 ? bytes : 1)), "device memory");
+  explicit DeviceBuffer(int64_t bytes) : Memory(bytes) {
+    cuda_check(cudaMalloc(out(), asked()), "device memory");
   }
-  ~DeviceBuffer() {
-    if (data_ != nullptr) (void)cudaFree(data_);
-  }
-  DeviceBuffer(DeviceBuffer&& other) noexcept
-      : data_(std::exchange(other.data_, nullptr)), size_(std::exchange(other.size_, 0)) {}
-  DeviceBuffer& operator=(DeviceBuffer&& other) noexcept {
-    std::swap(data_, other.data_);
-    std::swap(size_, other.size_);
-    return *this;
-  }
-  [[nodiscard]] void* data() const { return data_; }
-  /// Gives the memory away; the caller frees it.
-  void* release() { return std::exchange(data_, nullptr); }
-  [[nodiscard]] int64_t size() const { return size_; }
-
- private:
-  void* data_ = nullptr;
-  int64_t size_ = 0;
 };
 
-/// Page-locked host memory. Throws OutOfMemory. Move-only.
-class PinnedBuffer {
+/// Page-locked host memory. Throws OutOfMemory.
+class PinnedBuffer : public Memory<cudaFreeHost> {
  public:
   PinnedBuffer() = default;
-  explicit PinnedBuffer(int64_t bytes) : size_(bytes) {
-    cuda_check(cudaMallocHost(&data_, static_cast<size_t>(bytes > 0 ? bytes : 1)),
-               "page-locked host memory");
+  explicit PinnedBuffer(int64_t bytes) : Memory(bytes) {
+    cuda_check(cudaMallocHost(out(), asked()), "page-locked host memory");
   }
-  ~PinnedBuffer() {
-    if (data_ != nullptr) (void)cudaFreeHost(data_);
-  }
-  PinnedBuffer(PinnedBuffer&& other) noexcept
-      : data_(std::exchange(other.data_, nullptr)), size_(std::exchange(other.size_, 0)) {}
-  PinnedBuffer& operator=(PinnedBuffer&& other) noexcept {
-    std::swap(data_, other.data_);
-    std::swap(size_, other.size_);
-    return *this;
-  }
-  [[nodiscard]] void* data() const { return data_; }
-  /// Gives the memory away; the caller frees it.
-  void* release() { return std::exchange(data_, nullptr); }
-  [[nodiscard]] int64_t size() const { return size_; }
-
- private:
-  void* data_ = nullptr;
-  int64_t size_ = 0;
 };
 
 }  // namespace cuda

@@ -6,8 +6,6 @@
 #include <cstdint>
 #include <map>
 #include <memory>
-#include <string>
-#include <tuple>
 #include <vector>
 
 #include "backend/cuda/device.h"

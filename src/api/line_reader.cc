@@ -20,6 +20,7 @@ namespace {
 constexpr size_t kChunkBytes = 64 << 10;
 constexpr size_t kMaxLeadingBlanks = 1 << 20;
 constexpr size_t kMaxDrainBytes = 64 << 20;  // then the caller checks how much it has
+constexpr int kLongestWaitMs = 100;
 constexpr std::string_view kByteOrderMark = "\xEF\xBB\xBF";
 
 bool is_space(char c) {
@@ -143,7 +144,7 @@ bool LineReader::drain_available(std::string& out) {
 
 void LineReader::wait() const {
   struct pollfd poll = {.fd = fd_, .events = POLLIN, .revents = 0};
-  (void)::poll(&poll, 1, -1);
+  (void)::poll(&poll, 1, kLongestWaitMs);
 }
 
 }  // namespace nanoflow

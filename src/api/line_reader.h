@@ -34,7 +34,8 @@ class LineReader {
   /// Moves what has come so far, lines or not, but not without end, to the end of `out`; true when
   /// the input has ended. Throws IoError.
   [[nodiscard]] bool drain_available(std::string& out);
-  /// Waits until there is more to drain, or the end, or a signal.
+  /// Waits until there is more to drain, or the end, or a signal, but a tenth of a second at most:
+  /// a signal that comes just before the wait begins does not end it, so callers look again.
   void wait() const;
 
  private:

@@ -2,13 +2,11 @@
 
 #include <unistd.h>
 #include <algorithm>
-#include <cerrno>
-#include <cstdio>
-#include <cstring>
 #include <utility>
 
 #include <fmt/format.h>
 
+#include "api/line_reader.h"
 #include "app/signals.h"
 #include "app/standard_output.h"
 #include "base/error.h"
@@ -16,22 +14,18 @@
 namespace nanoflow {
 namespace {
 
+constexpr int64_t kMaxLineBytes = int64_t{16} << 20;  // more than any context holds
+
 /// The next line of stdin; none at its end, or when a signal came while waiting.
-std::optional<std::string> read_line() {
-  constexpr size_t kMaxLine = size_t{16} << 20;  // more than any context holds
-  std::string line;
-  errno = 0;
-  for (int c = std::getc(stdin); c != '\n'; c = std::getc(stdin)) {
-    if (c == EOF) {
-      if (std::ferror(stdin) != 0 && errno != EINTR)
-        throw IoError("stdin", std::string("cannot read: ") + std::strerror(errno));
-      if (line.empty() || interrupted()) return std::nullopt;
-      return line;
-    }
-    if (line.size() == kMaxLine)
-      throw IoError("stdin", fmt::format("has a line of more than {} MiB", kMaxLine >> 20));
-    line += static_cast<char>(c);
+std::optional<std::string> read_line(LineReader& lines) {
+  while (!lines.has_line()) {
+    if (interrupted()) return std::nullopt;
+    lines.wait();
   }
+  std::string line;
+  if (!lines.next(line)) return std::nullopt;
+  if (static_cast<int64_t>(line.size()) > kMaxLineBytes)
+    throw IoError("stdin", fmt::format("has a line of more than {} MiB", kMaxLineBytes >> 20));
   if (line.ends_with('\r')) line.pop_back();
   return line;
 }
@@ -111,10 +105,11 @@ Json chat_message(const char* role, const std::string& content) {
 int run_chat(AnswerStream& stream, const ChatOptions& options, int64_t max_model_len) {
   const bool terminal = ::isatty(STDIN_FILENO) != 0;
   if (terminal) fmt::print(stderr, "Chat; an empty line or Ctrl-D ends it, Ctrl-C an answer.\n");
+  LineReader lines("-", kMaxLineBytes);
   Chat chat(stream, options, max_model_len);
   while (!interrupted()) {
     if (terminal) fmt::print(stderr, "> ");
-    const std::optional<std::string> line = read_line();
+    const std::optional<std::string> line = read_line(lines);
     if (!line.has_value()) break;
     if (line->empty() && terminal) return 0;
     if (line->empty()) continue;

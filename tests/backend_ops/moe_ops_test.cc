@@ -1,4 +1,8 @@
 #include <algorithm>
+#include <cmath>
+#include <iterator>
+#include <utility>
+#include <vector>
 
 #include <fmt/format.h>
 #include <gtest/gtest.h>
@@ -25,6 +29,32 @@ class MoeOps : public testing::Test {
     expect_same(sides, c,
                 fmt::format("{} rows {} experts {} choices {}", name, s.rows, s.experts, s.choices),
                 random.seed());
+  }
+
+  void check_grouped(const MoeShape& s, int64_t n, int64_t k, DType dtype, bool gather) {
+    const int64_t pairs = s.rows * s.choices;
+    const HostTensor ids = choices(s);
+    auto [order, offsets] = sorted(s, ids);
+    Case c;
+    c.weights = {{random.normals(dtype, s.experts * n, k), WeightUse::kExperts, s.experts}};
+    c.tensors = {random.normals(dtype, gather ? s.rows : pairs, k, 4),
+                 HostTensor(dtype, pairs, n, 1), order, offsets};
+    c.bind = [gather, s](const Bound& b) {
+      return GroupedGemmArgs{.out = b.view(1),
+                             .a = b.view(0),
+                             .weight = b.weight(0),
+                             .order = b.vector(2),
+                             .offsets = b.vector(3),
+                             .experts_per_token = s.choices,
+                             .gather = gather};
+    };
+    // Rows and weights are normal: their norms are under 3 sqrt(k).
+    const double bound =
+        dot_bound(3 * std::sqrt(static_cast<double>(k)), 3 * std::sqrt(static_cast<double>(k)), k);
+    c.outputs = {{1, {0, s.live * s.choices}, [=](int64_t, int64_t, double want) {
+                    return bound + store_bound(dtype, want);
+                  }}};
+    check(c, s, gather ? "gathered gemm" : "grouped gemm");
   }
 
   /// Distinct random experts per row.
@@ -108,32 +138,13 @@ TEST_F(MoeOps, Sort) {
 }
 
 TEST_F(MoeOps, GroupedGemm) {
-  for (const DType dtype : {DType::kF32, DType::kBF16, DType::kF16})
-    for (const bool gather : {true, false})
-      for (const MoeShape& s : kShapes) {
-        const int64_t n = 45, k = 34, pairs = s.rows * s.choices;
-        const HostTensor ids = choices(s);
-        auto [order, offsets] = sorted(s, ids);
-        Case c;
-        c.weights = {{random.normals(dtype, s.experts * n, k), WeightUse::kExperts, s.experts}};
-        c.tensors = {random.normals(dtype, gather ? s.rows : pairs, k, 4),
-                     HostTensor(dtype, pairs, n, 1), order, offsets};
-        c.bind = [gather, s](const Bound& b) {
-          return GroupedGemmArgs{.out = b.view(1),
-                                 .a = b.view(0),
-                                 .weight = b.weight(0),
-                                 .order = b.vector(2),
-                                 .offsets = b.vector(3),
-                                 .experts_per_token = s.choices,
-                                 .gather = gather};
-        };
-        // Rows and weights are normal: their norms are under 3 sqrt(k).
-        const double bound = dot_bound(3 * std::sqrt(k), 3 * std::sqrt(k), k);
-        c.outputs = {{1, {0, s.live * s.choices}, [=](int64_t, int64_t, double want) {
-                        return bound + store_bound(dtype, want);
-                      }}};
-        check(c, s, gather ? "gathered gemm" : "grouped gemm");
-      }
+  std::vector<MoeShape> shapes(std::begin(kShapes), std::end(kShapes));
+  shapes.push_back({600, 4, 2, 570});  // tiles of more than 64 rows
+  // Odd sizes, and such as kernels that copy 16 bytes at a time take.
+  for (const auto& [n, k] : {std::pair<int64_t, int64_t>{45, 34}, {48, 72}, {264, 136}})
+    for (const DType dtype : {DType::kF32, DType::kBF16, DType::kF16})
+      for (const bool gather : {true, false})
+        for (const MoeShape& s : shapes) check_grouped(s, n, k, dtype, gather);
 }
 
 TEST_F(MoeOps, Combine) {

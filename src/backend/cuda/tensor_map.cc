@@ -2,9 +2,10 @@
 
 #include <algorithm>
 
-#include <fmt/format.h>
+#include <fmt/ranges.h>
 
 #include "backend/cuda/cuda.h"
+#include "base/check.h"
 
 namespace nanoflow::cuda {
 namespace {
@@ -23,41 +24,49 @@ Encode encode_function() {
   return reinterpret_cast<Encode>(function);
 }
 
-CUtensorMap make_map(Encode encode, void* data, const KvCacheView& cache, int64_t num_kv_heads,
-                     int64_t head_dim, bool whole_head) {
+CUtensorMap make_kv_map(void* data, const KvCacheView& cache, int64_t num_kv_heads,
+                        int64_t head_dim, bool whole_head) {
   const int compiled = compiled_head_dim(head_dim);
-  const auto block = static_cast<cuuint64_t>(swizzle_block(compiled));
-  const auto blocks = static_cast<cuuint64_t>(compiled) / block;
-  const cuuint64_t sizes[5] = {
-      std::min(block, static_cast<cuuint64_t>(head_dim)), static_cast<cuuint64_t>(kAttentionPage),
-      blocks, static_cast<cuuint64_t>(num_kv_heads), static_cast<cuuint64_t>(cache.num_pages)};
-  const auto bytes = [](int64_t elements) { return static_cast<cuuint64_t>(elements * 2); };
-  const cuuint64_t strides[4] = {bytes(cache.slot_stride), block * 2, bytes(cache.head_stride),
-                                 bytes(cache.page_stride)};
-  const cuuint32_t box[5] = {static_cast<cuuint32_t>(block), kAttentionPage,
-                             whole_head ? static_cast<cuuint32_t>(blocks) : 1u, 1, 1};
-  const cuuint32_t steps[5] = {1, 1, 1, 1, 1};
-  const CUtensorMapSwizzle swizzle = block == 64   ? CU_TENSOR_MAP_SWIZZLE_128B
-                                     : block == 32 ? CU_TENSOR_MAP_SWIZZLE_64B
-                                                   : CU_TENSOR_MAP_SWIZZLE_32B;
-  CUtensorMap map;
-  const CUresult status =
-      encode(&map, CU_TENSOR_MAP_DATA_TYPE_BFLOAT16, 5, data, sizes, strides, box, steps,
-             CU_TENSOR_MAP_INTERLEAVE_NONE, swizzle, CU_TENSOR_MAP_L2_PROMOTION_L2_256B,
-             CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE);
-  if (status != CUDA_SUCCESS)
-    throw CudaError(fmt::format("CUDA: a tensor map over {} KV pages failed: error {}",
-                                cache.num_pages, static_cast<int>(status)));
-  return map;
+  const int64_t block = swizzle_block(compiled), blocks = compiled / block;
+  return make_tensor_map(
+      data, {std::min(block, head_dim), kAttentionPage, blocks, num_kv_heads, cache.num_pages},
+      {cache.slot_stride * 2, block * 2, cache.head_stride * 2, cache.page_stride * 2},
+      {block, kAttentionPage, whole_head ? blocks : 1, 1, 1});
 }
 
 }  // namespace
 
+CUtensorMap make_tensor_map(const void* data, const std::vector<int64_t>& sizes,
+                            const std::vector<int64_t>& stride_bytes,
+                            const std::vector<int64_t>& box) {
+  const size_t rank = sizes.size();
+  NANO_CHECK(rank >= 2 && rank <= 5 && stride_bytes.size() == rank - 1 && box.size() == rank,
+             "a tensor map of rank {}", rank);
+  cuuint64_t size[5] = {}, stride[4] = {};
+  cuuint32_t boxes[5] = {}, steps[5] = {1, 1, 1, 1, 1};
+  for (size_t i = 0; i < rank; ++i) {
+    size[i] = static_cast<cuuint64_t>(sizes[i]);
+    boxes[i] = static_cast<cuuint32_t>(box[i]);
+    if (i + 1 < rank) stride[i] = static_cast<cuuint64_t>(stride_bytes[i]);
+  }
+  const CUtensorMapSwizzle swizzle = box[0] == 64   ? CU_TENSOR_MAP_SWIZZLE_128B
+                                     : box[0] == 32 ? CU_TENSOR_MAP_SWIZZLE_64B
+                                                    : CU_TENSOR_MAP_SWIZZLE_32B;
+  CUtensorMap map;
+  const CUresult status = encode_function()(
+      &map, CU_TENSOR_MAP_DATA_TYPE_BFLOAT16, static_cast<cuuint32_t>(rank),
+      const_cast<void*>(data), size, stride, boxes, steps, CU_TENSOR_MAP_INTERLEAVE_NONE, swizzle,
+      CU_TENSOR_MAP_L2_PROMOTION_L2_256B, CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE);
+  if (status != CUDA_SUCCESS)
+    throw CudaError(fmt::format("CUDA: a tensor map of shape [{}] failed: error {}",
+                                fmt::join(sizes, ", "), static_cast<int>(status)));
+  return map;
+}
+
 KvMaps make_kv_maps(const KvCacheView& cache, int64_t num_kv_heads, int64_t head_dim,
                     bool whole_head) {
-  const Encode encode = encode_function();
-  return {make_map(encode, cache.k, cache, num_kv_heads, head_dim, whole_head),
-          make_map(encode, cache.v, cache, num_kv_heads, head_dim, whole_head)};
+  return {make_kv_map(cache.k, cache, num_kv_heads, head_dim, whole_head),
+          make_kv_map(cache.v, cache, num_kv_heads, head_dim, whole_head)};
 }
 
 bool kv_tileable(const KvCacheView& cache) {

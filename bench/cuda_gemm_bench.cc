@@ -74,7 +74,7 @@ class Bench {
       : seconds_(seconds),
         proposals_(proposals),
         limits_(cuda::require_device(0)),
-        gemm_(limits_),
+        gemm_(limits_, {}),
         workspace_(kWorkspace) {}
 
   void run() {

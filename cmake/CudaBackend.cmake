@@ -37,12 +37,20 @@ file(GLOB cuda_sources CONFIGURE_DEPENDS ${CMAKE_SOURCE_DIR}/src/backend/cuda/*.
      ${CMAKE_SOURCE_DIR}/src/backend/cuda/*.cu)
 set(cuda_tests ${cuda_sources})
 list(FILTER cuda_sources EXCLUDE REGEX "_(test|bench)\\.(cc|cu)$")
-if(cuda_sources MATCHES "/(gemm_grouped|grouped_gemm)[a-z0-9_]*[.]c[cu]")  # else plain kernels stand in for it
-  list(FILTER cuda_sources EXCLUDE REGEX "/stand_in_gemm\\.cc$")
-endif()
 list(FILTER cuda_tests INCLUDE REGEX "_test\\.(cc|cu)$")
 
-add_library(nanoflow_backend_cuda STATIC ${cuda_sources})
+# The tables of measured algorithms travel in the program.
+file(GLOB gemm_tables CONFIGURE_DEPENDS ${CMAKE_SOURCE_DIR}/specs/gemm/*.json)
+set(gemm_table_text "")
+foreach(table IN LISTS gemm_tables)
+  set_property(DIRECTORY APPEND PROPERTY CMAKE_CONFIGURE_DEPENDS ${table})
+  file(READ ${table} text)
+  get_filename_component(name ${table} NAME)
+  string(APPEND gemm_table_text "    {R\"json(${text})json\", \"${name}\"},\n")
+endforeach()
+configure_file(${CMAKE_SOURCE_DIR}/cmake/gemm_tables.cc.in ${CMAKE_BINARY_DIR}/generated/cuda/gemm_tables.cc @ONLY)
+
+add_library(nanoflow_backend_cuda STATIC ${cuda_sources} ${CMAKE_BINARY_DIR}/generated/cuda/gemm_tables.cc)
 target_link_libraries(nanoflow_backend_cuda
                       PUBLIC nanoflow_flags nanoflow_base nanoflow_tensor nanoflow_ops nanoflow_comm
                       PRIVATE CUDA::cudart_static CUDA::cublasLt)
@@ -67,6 +75,10 @@ if(NANOFLOW_OP_BENCH)
   target_link_libraries(cuda_op_bench PRIVATE nanoflow_backend_cuda)
   add_executable(cuda_gemm_bench ${CMAKE_SOURCE_DIR}/bench/cuda_gemm_bench.cc ${CMAKE_SOURCE_DIR}/bench/cuda_ceilings.cu)
   target_link_libraries(cuda_gemm_bench PRIVATE nanoflow_backend_cuda CUDA::cudart_static CUDA::cublasLt)
+  add_executable(cuda_moe_bench ${CMAKE_SOURCE_DIR}/bench/cuda_moe_bench.cc ${CMAKE_SOURCE_DIR}/bench/cuda_ceilings.cu)
+  target_link_libraries(cuda_moe_bench PRIVATE nanoflow_backend_cuda CUDA::cudart_static CUDA::cublasLt)
+  add_executable(cuda_gemm_tune ${CMAKE_SOURCE_DIR}/bench/cuda_gemm_tune.cc)
+  target_link_libraries(cuda_gemm_tune PRIVATE nanoflow_backend_cuda CUDA::cudart_static CUDA::cublasLt)
   add_executable(cuda_attention_bench ${CMAKE_SOURCE_DIR}/bench/cuda_attention_bench.cc
                  ${CMAKE_SOURCE_DIR}/bench/cuda_attention_check.cc ${CMAKE_SOURCE_DIR}/bench/cuda_ceilings.cu)
   target_link_libraries(cuda_attention_bench PRIVATE nanoflow_backend_cuda CUDA::cudart_static CUDA::cublasLt)

@@ -98,7 +98,9 @@ CudaBackend::CudaBackend(const CudaBackendOptions& options)
                                   options.comm->size()));
   cuda_check(cudaSetDevice(options.ordinal), "choosing the GPU");
   streams_.resize(static_cast<size_t>(options.lanes));
-  gemm_ = std::make_unique<cuda::Gemm>(limits_);
+  std::vector<cuda::GemmTable> tables = cuda::shipped_gemm_tables();
+  if (!options.gemm_table.empty()) tables.push_back(cuda::GemmTable::read(options.gemm_table));
+  gemm_ = std::make_unique<cuda::Gemm>(limits_, tables);
 }
 
 CudaBackend::~CudaBackend() {

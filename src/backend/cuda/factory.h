@@ -2,6 +2,7 @@
 #pragma once
 
 #include <memory>
+#include <string>
 
 #include "comm/communicator.h"
 #include "ops/backend.h"
@@ -12,10 +13,13 @@ struct CudaBackendOptions {
   int ordinal = 0;               ///< of the GPU
   int lanes = 4;                 ///< see Backend::max_lanes
   Communicator* comm = nullptr;  ///< null, or of one rank; more are refused
+  /// File of algorithms that were measured on this machine (cuda_gemm_tune writes one); goes before
+  /// the tables that the program carries. Empty: none.
+  std::string gemm_table = {};
 };
 
 /// A CudaBackend (backend.h). Throws CudaError when the GPU cannot be used, ConfigError for several
-/// ranks.
+/// ranks, IoError and FormatError for the table.
 std::unique_ptr<Backend> make_cuda_backend(const CudaBackendOptions& options);
 
 }  // namespace nanoflow

@@ -1,6 +1,6 @@
 #include "backend/cuda/gemm.h"
 
-#include <algorithm>
+#include <cstring>
 #include <utility>
 
 #include <fmt/format.h>
@@ -11,8 +11,6 @@
 namespace nanoflow::cuda {
 namespace {
 
-// What NVIDIA advises for Hopper; split-K partial sums need it.
-constexpr int64_t kMaxWorkspaceBytes = int64_t{32} << 20;
 constexpr uint32_t kAlignment = 16;
 
 void lt_check(cublasStatus_t status, const char* what) {
@@ -60,18 +58,6 @@ void set(const Preference& p, cublasLtMatmulPreferenceAttributes_t attribute, co
            "describing a product");
 }
 
-GemmShape shape_of(const GemmArgs& args, int sms) {
-  return {.rows = args.out.rows(),
-          .n = args.weight.n,
-          .k = args.weight.k,
-          .a_stride = args.a.row_stride(),
-          .out_stride = args.out.row_stride(),
-          .dtype = args.a.dtype(),
-          .out_dtype = args.out.dtype(),
-          .bias = !args.bias.empty(),
-          .sms = sms};
-}
-
 bool aligned(const TensorView& view) {
   const auto address = reinterpret_cast<uintptr_t>(view.data());
   return address % kAlignment == 0 &&
@@ -88,12 +74,26 @@ struct Gemm::Prepared {
   bool chosen = false;
 };
 
-Gemm::Gemm(const DeviceLimits& device) : device_(device) {
+Gemm::Gemm(const DeviceLimits& device, const std::vector<GemmTable>& tables) : device_(device) {
+  for (const GemmTable& table : tables)
+    if (table.applies(device.name, cublasLtGetVersion())) tables_.push_back(table);
   lt_check(cublasLtCreate(&handle_), "starting");
 }
 
 Gemm::~Gemm() {
   (void)cublasLtDestroy(handle_);
+}
+
+GemmShape Gemm::shape_of(const GemmArgs& args, int sms) {
+  return {.rows = args.out.rows(),
+          .n = args.weight.n,
+          .k = args.weight.k,
+          .a_stride = args.a.row_stride(),
+          .out_stride = args.out.row_stride(),
+          .dtype = args.a.dtype(),
+          .out_dtype = args.out.dtype(),
+          .bias = !args.bias.empty(),
+          .sms = sms};
 }
 
 bool Gemm::supports(const GemmArgs& args) {
@@ -152,17 +152,39 @@ std::vector<GemmAlgorithm> Gemm::candidates(const GemmShape& shape, int count) {
   return algorithms;
 }
 
+std::optional<GemmAlgorithm> Gemm::measured(const GemmShape& s, const Prepared& p) const {
+  if (s.sms != device_.num_sms) return std::nullopt;  // tables are of the whole GPU
+  for (auto table = tables_.rbegin(); table != tables_.rend(); ++table) {
+    const GemmEntry* entry = table->find(s.rows, s.n, s.k, s.dtype, s.out_dtype);
+    if (entry == nullptr) continue;
+    cublasLtMatmulAlgo_t algo;
+    static_assert(sizeof(algo.data) == sizeof(entry->algorithm));
+    std::memcpy(algo.data, entry->algorithm.data(), sizeof(algo.data));
+    cublasLtMatmulHeuristicResult_t result{};
+    const cublasStatus_t status =
+        cublasLtMatmulAlgoCheck(handle_, p.product.get(), p.weight.get(), p.a.get(), p.out.get(),
+                                p.out.get(), &algo, &result);
+    if (status == CUBLAS_STATUS_SUCCESS &&
+        static_cast<int64_t>(result.workspaceSize) <= kMaxWorkspaceBytes)
+      return GemmAlgorithm{algo, static_cast<int64_t>(result.workspaceSize)};
+  }
+  return std::nullopt;
+}
+
 Gemm::Prepared& Gemm::prepare(const GemmShape& shape) {
   std::unique_ptr<Prepared>& slot = prepared_[shape];
   if (!slot) slot = describe(shape);
-  if (!slot->chosen) {
+  if (slot->chosen) return *slot;
+  if (const std::optional<GemmAlgorithm> algorithm = measured(shape, *slot)) {
+    slot->algorithm = *algorithm;
+  } else {
     const std::vector<GemmAlgorithm> algorithms = candidates(shape, 1);
     if (algorithms.empty())
       throw CudaError(
           fmt::format("cuBLASLt has no algorithm for {} x {} x {}", shape.rows, shape.n, shape.k));
     slot->algorithm = algorithms.front();
-    slot->chosen = true;
   }
+  slot->chosen = true;
   return *slot;
 }
 

@@ -6,9 +6,13 @@
 #include <cstdint>
 #include <map>
 #include <memory>
+#include <optional>
+#include <string>
+#include <tuple>
 #include <vector>
 
 #include "backend/cuda/device.h"
+#include "backend/cuda/gemm_table.h"
 #include "backend/cuda/kernels.h"
 #include "ops/op_args.h"
 
@@ -37,8 +41,13 @@ struct GemmAlgorithm {
 /// Products of one GPU; used by its backend's thread only.
 class Gemm {
  public:
-  /// Throws CudaError when cuBLASLt cannot be started.
-  explicit Gemm(const DeviceLimits& device);
+  /// What NVIDIA advises for Hopper; split-K partial sums need it.
+  static constexpr int64_t kMaxWorkspaceBytes = int64_t{32} << 20;
+
+  /// Algorithms are those of the last table that applies to this GPU and library and has the
+  /// product, else the library's first proposal. Throws CudaError when cuBLASLt
+  /// cannot be started.
+  Gemm(const DeviceLimits& device, const std::vector<GemmTable>& tables);
   ~Gemm();
   Gemm(const Gemm&) = delete;
   Gemm& operator=(const Gemm&) = delete;
@@ -49,6 +58,7 @@ class Gemm {
   /// Asynchronous on launch.stream. Throws CudaError when the library refuses.
   void run(const GemmArgs& args, const Launch& launch);
 
+  [[nodiscard]] static GemmShape shape_of(const GemmArgs& args, int sms);
   /// Algorithms that the library proposes for `shape`, best guess first; at most `count`. For
   /// choosing among them by measurement.
   [[nodiscard]] std::vector<GemmAlgorithm> candidates(const GemmShape& shape, int count);
@@ -59,10 +69,14 @@ class Gemm {
   struct Prepared;
 
   Prepared& prepare(const GemmShape& shape);
+  /// A measured choice that the library accepts for `shape`.
+  [[nodiscard]] std::optional<GemmAlgorithm> measured(const GemmShape& shape,
+                                                      const Prepared& p) const;
   [[nodiscard]] std::unique_ptr<Prepared> describe(const GemmShape& shape) const;
 
   const DeviceLimits& device_;
   cublasLtHandle_t handle_ = nullptr;
+  std::vector<GemmTable> tables_;  // that apply
   std::map<GemmShape, std::unique_ptr<Prepared>> prepared_;
 };
 

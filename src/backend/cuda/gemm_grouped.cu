@@ -15,7 +15,6 @@ namespace {
 
 constexpr int kGroups = 2;  // consuming warpgroups
 constexpr int kThreads = (kGroups + 1) * 128;
-constexpr int kBlockK = 64;                   // elements: 128 bytes, a swizzled row
 constexpr uint32_t kWeightBytes = 128 * 128;  // 128 rows of the weights
 constexpr int kStagedTokens = 64;             // of the epilogue at a time
 constexpr uint32_t kStagingBytes = kGroups * kStagedTokens * 128;
@@ -35,6 +34,8 @@ struct Shared {
 };
 
 #if defined(__CUDA_ARCH_FEAT_SM90_ALL)
+
+constexpr int kBlockK = 64;  // elements: 128 bytes, a swizzled row
 
 /// A tile of the output: tokens [row, row + rows) of an expert, weight tile `column`.
 struct Tile {

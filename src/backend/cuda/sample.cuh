@@ -82,8 +82,9 @@ __device__ __forceinline__ float clean(float x) {
   return isnan(x) ? -INFINITY : x + 0.0f;
 }
 
-/// The noise of ops/sampling_noise.h.
-__device__ __forceinline__ float gumbel(uint32_t bits) {
+/// The noise of ops/sampling_noise.h. Out of line: it is seldom needed, and 32 copies of it in an
+/// unrolled loop would not fit the instruction cache.
+__device__ __noinline__ inline float gumbel(uint32_t bits) {
   return -logf(-log1pf(-noise_uniform(bits)));
 }
 

@@ -45,21 +45,35 @@ __device__ __forceinline__ int thread() {
   return static_cast<int>(threadIdx.x);
 }
 
-/// visit(id, value) for all values, over the block; several 16-byte loads in flight.
+/// visit(id, value) for all values, over the block. A batch is loaded before its first visit: what
+/// visits write keeps the compiler from moving later loads up, and one load at a time waits for the
+/// memory 8 times as often.
 template <typename Visit>
 __device__ __forceinline__ void for_values(const float* values, int count, const Visit& visit) {
-  int first = 0;
-  if (reinterpret_cast<uintptr_t>(values) % 16 == 0) {
-    first = count / 4 * 4;
-#pragma unroll 4
-    for (int id = 4 * thread(); id < first; id += 4 * kThreads) {
-      const Vec<float, 4> v = load_vec<float, 4>(values + id);
+  constexpr int kBatch = 8;  // 64 KiB in flight per block
+  const int whole = reinterpret_cast<uintptr_t>(values) % 16 == 0 ? count / 4 : 0;
+  for (int base = thread(); base < whole; base += kBatch * kThreads) {
+    Vec<float, 4> batch[kBatch];
 #pragma unroll
-      for (int i = 0; i < 4; ++i) visit(id + i, clean(v.at[i]));
+    for (int j = 0; j < kBatch; ++j)
+      if (base + j * kThreads < whole)
+        batch[j] = load_vec<float, 4>(values + 4 * static_cast<int64_t>(base + j * kThreads));
+#pragma unroll
+    for (int j = 0; j < kBatch; ++j) {
+      if (base + j * kThreads >= whole) break;
+#pragma unroll
+      for (int i = 0; i < 4; ++i) visit(4 * (base + j * kThreads) + i, clean(batch[j].at[i]));
     }
   }
-#pragma unroll 2
-  for (int id = first + thread(); id < count; id += kThreads) visit(id, clean(values[id]));
+  for (int base = 4 * whole + thread(); base < count; base += kBatch * kThreads) {
+    float batch[kBatch];
+#pragma unroll
+    for (int j = 0; j < kBatch; ++j)
+      if (base + j * kThreads < count) batch[j] = values[base + j * kThreads];
+#pragma unroll
+    for (int j = 0; j < kBatch; ++j)
+      if (base + j * kThreads < count) visit(base + j * kThreads, clean(batch[j]));
+  }
 }
 
 /// Adds 64 bits by 32-bit atomics, which shared memory has in hardware.

@@ -46,6 +46,16 @@ __device__ __forceinline__ float chunk_max(const float (&x)[kPerThread], Shared&
   return block_combine(best, shared.floats, -INFINITY, [](float v) { return warp_max(v); });
 }
 
+/// `best`, or the token `id` whose noise has these bits, if its sum is higher; out of line as the
+/// noise is. Raises the bound of the block.
+__device__ __noinline__ Winner try_token(Winner best, float logit, float temperature, uint32_t bits,
+                                         int id, uint32_t* bound) {
+  const float value = logit / temperature + gumbel(bits);
+  if (!(value > best.value)) return best;
+  atomicMax(bound, order_key(value));
+  return {value, id};
+}
+
 template <int N>
 __device__ __forceinline__ Winner greedy_best(const float (&x)[kPerThread]) {
   Winner best{-INFINITY, id_in_chunk<N>(0)};
@@ -60,8 +70,8 @@ template <int N>
 __device__ __forceinline__ Winner noisy_best(const float (&x)[kPerThread], const SamplingRow& row,
                                              int first_id, float max, Shared& shared) {
   const uint64_t key = noise_key(row.seed, row.position);
-  const float inverse = 1.0f / row.temperature;
-  if (threadIdx.x == 0) shared.bound = order_key(max / row.temperature + kLeastNoise);
+  const float temperature = row.temperature, inverse = 1.0f / temperature;
+  if (threadIdx.x == 0) shared.bound = order_key(max / temperature + kLeastNoise);
   __syncthreads();
   const volatile uint32_t* const bound_key = &shared.bound;
   Winner best{-INFINITY, id_in_chunk<N>(0)};
@@ -72,11 +82,8 @@ __device__ __forceinline__ Winner noisy_best(const float (&x)[kPerThread], const
     for (int j = group; j < group + 4; ++j) {
       const int id = id_in_chunk<N>(j);
       const uint32_t bits = noise_bits(key, first_id + id);
-      if (cannot_exceed(x[j] * inverse, bits, limit)) continue;
-      const float value = x[j] / row.temperature + gumbel(bits);
-      if (!(value > best.value)) continue;
-      best = {value, id};
-      if (order_key(value) > *bound_key) atomicMax(&shared.bound, order_key(value));
+      if (!cannot_exceed(x[j] * inverse, bits, limit))
+        best = try_token(best, x[j], temperature, bits, id, &shared.bound);
     }
   }
   return best;

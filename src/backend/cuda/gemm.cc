@@ -100,8 +100,8 @@ bool Gemm::supports(const GemmArgs& args) {
   const DType dtype = args.a.dtype();
   return (dtype == DType::kBF16 || dtype == DType::kF16) && args.weight.layout == 0 &&
          args.weight.data.dtype() == dtype &&
-         (args.out.dtype() == dtype || args.out.dtype() == DType::kF32) && aligned(args.a) &&
-         aligned(args.out) && aligned(args.weight.data);
+         (args.out.dtype() == dtype || (args.out.dtype() == DType::kF32 && args.bias.empty())) &&
+         aligned(args.a) && aligned(args.out) && aligned(args.weight.data);
 }
 
 std::unique_ptr<Gemm::Prepared> Gemm::describe(const GemmShape& s) const {

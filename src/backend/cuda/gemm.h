@@ -52,7 +52,8 @@ class Gemm {
   Gemm(const Gemm&) = delete;
   Gemm& operator=(const Gemm&) = delete;
 
-  /// 16-bit operands, row-major weights, rows of 16-byte multiples.
+  /// 16-bit operands, row-major weights, rows of 16-byte multiples; a bias only with results of its
+  /// own type (the library refuses it beside float32 results).
   [[nodiscard]] static bool supports(const GemmArgs& args);
   [[nodiscard]] int64_t workspace_bytes(const GemmArgs& args, int sms);
   /// Asynchronous on launch.stream. Throws CudaError when the library refuses.

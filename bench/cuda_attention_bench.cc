@@ -18,8 +18,8 @@
 
 #include "backend/cuda/cuda.h"
 #include "backend/cuda/kernels.h"
+#include "backend/cuda/read_rate.h"
 #include "cuda_attention_check.h"
-#include "cuda_ceilings.h"
 
 namespace nanoflow::bench {
 namespace {
@@ -59,8 +59,8 @@ class Timing {
     sink_ = DeviceBuffer(16);
     gemm_ = gemm_rate();
     read_ = static_cast<double>(bytes) / time([&](int) {
-              read_memory(kv_.data(), bytes, device_.num_sms, static_cast<float*>(sink_.data()),
-                          stream_.get());
+              cuda::read_memory(kv_.data(), bytes, device_.num_sms,
+                                static_cast<float*>(sink_.data()), stream_.get());
             });
     std::printf("%s: GEMM 8192^3 sustained %.1f TF/s, HBM read %.0f GB/s\n", device_.name.c_str(),
                 gemm_ / 1e12, read_ / 1e9);

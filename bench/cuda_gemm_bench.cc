@@ -16,7 +16,7 @@
 
 #include "backend/cuda/cuda.h"
 #include "backend/cuda/gemm.h"
-#include "cuda_ceilings.h"
+#include "backend/cuda/read_rate.h"
 #include "tensor/dtype.h"
 
 namespace nanoflow {
@@ -151,8 +151,8 @@ class Bench {
     const cuda::DeviceBuffer data(bytes), sink(4);
     cuda_check(cudaMemset(data.data(), 0x35, static_cast<size_t>(bytes)), "filling memory");
     const double s = time([&](int) {
-      bench::read_memory(data.data(), bytes, limits_.num_sms, static_cast<float*>(sink.data()),
-                         stream_.get());
+      cuda::read_memory(data.data(), bytes, limits_.num_sms, static_cast<float*>(sink.data()),
+                        stream_.get());
     });
     return static_cast<double>(bytes) / s;
   }

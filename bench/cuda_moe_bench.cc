@@ -16,7 +16,7 @@
 #include "backend/cuda/cuda.h"
 #include "backend/cuda/gemm.h"
 #include "backend/cuda/random_fill.h"
-#include "cuda_ceilings.h"
+#include "backend/cuda/read_rate.h"
 #include "tensor/dtype.h"
 
 namespace nanoflow {
@@ -332,8 +332,8 @@ class Bench {
     flops_ = p.flops() / time([&](int i) { gemm_.run(dense(p, i), launch()); }, 2, 4);
     const double read = time(
         [&](int) {
-          bench::read_memory(weights_.data(), kWeightBytes, limits_.num_sms,
-                             static_cast<float*>(small_.data()), stream_.get());
+          cuda::read_memory(weights_.data(), kWeightBytes, limits_.num_sms,
+                            static_cast<float*>(small_.data()), stream_.get());
         },
         1, 4);
     bytes_ = static_cast<double>(kWeightBytes) / read;

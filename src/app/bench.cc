@@ -1,6 +1,8 @@
 // nanoflow bench throughput: how many tokens per second, and how far that is from what the hardware
 // could do.
 #include <cstdio>
+#include <memory>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -10,7 +12,9 @@
 #include "api/throughput.h"
 #include "app/ceilings.h"
 #include "app/commands.h"
+#include "app/device_choice.h"
 #include "app/energy_meter.h"
+#include "app/gpu_energy.h"
 #include "app/options.h"
 #include "app/serving_stack.h"
 #include "app/signals.h"
@@ -23,40 +27,51 @@ namespace {
 
 constexpr double kEnergyPollS = 5;  // counters start over after minutes at the earliest
 
+// A GPU's timed steps are slower by their time stamps; a CPU's are not.
+constexpr int64_t kGpuTimedStepInterval = 16;
+
 struct BenchOptions {
   ModelOptions model;
+  std::optional<int64_t> timed_step_interval;
   WorkloadOptions workload;
   std::string trace;
   std::string json;
 };
+
+std::unique_ptr<EnergyMeter> make_energy_meter(const DeviceChoice& device) {
+  if (device.is_cuda) return std::make_unique<GpuEnergy>(gpu_bus_id(device));
+  return std::make_unique<PackageEnergy>();
+}
 
 int run(BenchOptions o) {
   if (!o.json.empty()) require_writable(o.json);  // not after minutes of work
   o.workload.trace = o.trace;
   o.workload.seed = o.model.seed;
   o.model.skip_tokenizer_init = true;  // token ids in, token ids out
+  o.model.timed_step_interval = o.timed_step_interval.value_or(
+      choose_device(o.model.device).is_cuda ? kGpuTimedStepInterval : 1);
   ServingStack stack = ServingStack::load(o.model);
   const std::vector<WorkItem> workload =
       make_workload(o.workload, stack.text().limits.max_model_len);
   const DType dtype = *stack.engine_config().dtype;
   const Device where = stack.device().device;
   const bool on_cpu = where.kind == Device::Kind::kHost;
-  const Ceilings ceilings =
-      measure_ceilings({.is_cuda = !on_cpu, .ordinal = where.ordinal}, o.model.threads, dtype);
+  const DeviceChoice device{.is_cuda = !on_cpu, .ordinal = where.ordinal};
+  const Ceilings ceilings = measure_ceilings(device, o.model.threads, dtype);
   ProgressBar bar("Requests", static_cast<int64_t>(workload.size()), ProgressBar::Unit::kCount,
                   stderr);
   const SteadyClock clock;
   const BusySnapshot before = stack.busy();
-  EnergyMeter energy;
+  const std::unique_ptr<EnergyMeter> energy = make_energy_meter(device);
   double polled_s = clock.now_s();
   const ThroughputResult result =
       run_throughput(stack.engine(), workload, clock, interrupted(), [&](int64_t finished) {
         bar.set(finished);
         if (clock.now_s() - polled_s < kEnergyPollS) return;
-        energy.poll();
+        energy->poll();
         polled_s = clock.now_s();
       });
-  energy.poll();
+  energy->poll();
   bar.finish();
   const ThroughputReport report{.result = result,
                                 .busy = stack.busy().since(before),
@@ -64,7 +79,7 @@ int run(BenchOptions o) {
                                 .model = stack.model_config(),
                                 .engine = stack.engine_config(),
                                 .device = stack.device(),
-                                .joules = on_cpu ? energy.joules() : std::nullopt};
+                                .energy = *energy};
   report.print();
   if (!o.json.empty()) write_file_atomically(o.json, report.to_json().dump(2) + "\n");
   return interrupted() ? kInterruptedExit : 0;
@@ -100,6 +115,10 @@ void add_bench(CLI::App& app, Command& command) {
   sub->add_option("--request-rate", o->workload.request_rate,
                   "Poisson arrivals per second; 0: all at once")
       ->check(number_between(0, 1e6));
+  sub->add_option("--timed-step-interval", o->timed_step_interval,
+                  "Measure the operations of one step in this many; 0: of none. Default: 16 on a "
+                  "GPU, 1 on a CPU")
+      ->check(CLI::Range(int64_t{0}, int64_t{INT32_MAX}));
   sub->add_option("--json", o->json, "Write the report as JSON");
   add_model_options(*sub, o->model);
   sub->footer(

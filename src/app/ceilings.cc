@@ -86,14 +86,6 @@ double measure_gemm(Backend& backend, int64_t size, double warm_up_s, DType dtyp
   return 2 * cube * rate(backend, warm_up_s, [&] { backend.launch(gemm, context); });
 }
 
-double measure_copy(Backend& backend) {
-  constexpr int64_t kBytes = int64_t{512} << 20;  // ten times any L2 cache
-  const Buffer from = backend.allocate(kBytes), to = backend.allocate(kBytes);
-  const TensorView source = from.view(DType::kU8, {kBytes}), target = to.view(DType::kU8, {kBytes});
-  return 2 * static_cast<double>(kBytes) *
-         rate(backend, 0.2, [&] { backend.copy(target, source, 0); });
-}
-
 double measure_read(int threads) {
   const int count = threads > 0 ? threads : usable_cores();
   constexpr size_t kWords = size_t{1} << 24;  // 128 MiB per thread: beyond any cache
@@ -127,7 +119,7 @@ Ceilings measure_ceilings(const DeviceChoice& device, int threads, DType dtype) 
   const auto backend = make_backend(device, {.threads = threads, .lanes = 1});
   if (device.is_cuda)
     return {.gemm_flops = measure_gemm(*backend, 8192, kGpuSettleSeconds, dtype),
-            .read_bytes_per_s = measure_copy(*backend)};
+            .read_bytes_per_s = gpu_read_rate(device)};
   return {.gemm_flops = measure_gemm(*backend, 1024, 0.1, dtype),
           .read_bytes_per_s = measure_read(threads)};
 }

@@ -9,7 +9,7 @@ namespace nanoflow {
 struct Ceilings {
   /// FLOP/s of a square product in the compute dtype, sustained: 1,024 on a CPU, 8,192 on a GPU.
   double gemm_flops = 0;
-  /// CPU: what all cores read. GPU: what a copy within its memory reads and writes.
+  /// Memory that is read and nothing else: by all cores, or all SMs.
   double read_bytes_per_s = 0;
 };
 

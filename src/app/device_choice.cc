@@ -37,6 +37,14 @@ std::unique_ptr<Backend> make_gpu_backend(const CudaBackendOptions& options) {
   return make_cuda_backend(options);
 }
 
+std::string bus_id(int ordinal) {
+  return cuda::require_device(ordinal).pci_bus_id;
+}
+
+double read_rate(int ordinal) {
+  return measure_cuda_read_rate(ordinal, 1);
+}
+
 #else
 
 struct CudaBackendOptions {
@@ -63,6 +71,14 @@ std::unique_ptr<Backend> make_gpu_backend(const CudaBackendOptions&) {
   NANO_CHECK(false, "no CUDA backend was built");
 }
 
+std::string bus_id(int) {
+  NANO_CHECK(false, "no CUDA backend was built");
+}
+
+double read_rate(int) {
+  NANO_CHECK(false, "no CUDA backend was built");
+}
+
 #endif
 
 }  // namespace
@@ -82,6 +98,14 @@ DeviceChoice choose_device(const std::string& name) {
 
 DeviceInfo device_info(const DeviceChoice& choice) {
   return make_backend(choice, {.threads = 1, .lanes = 1})->device();
+}
+
+std::string gpu_bus_id(const DeviceChoice& gpu) {
+  return bus_id(gpu.ordinal);
+}
+
+double gpu_read_rate(const DeviceChoice& gpu) {
+  return read_rate(gpu.ordinal);
 }
 
 std::unique_ptr<Backend> make_backend(const DeviceChoice& choice,

@@ -27,6 +27,13 @@ DeviceChoice choose_device(const std::string& name);
 /// The device as it is now. Throws CudaError.
 DeviceInfo device_info(const DeviceChoice& choice);
 
+/// "0000:1a:00.0" of a GPU. Throws CudaError.
+std::string gpu_bus_id(const DeviceChoice& gpu);
+
+/// Bytes per second that a GPU reads of its memory, measured for about a second. Throws CudaError,
+/// OutOfMemory.
+double gpu_read_rate(const DeviceChoice& gpu);
+
 /// A backend on the device for the calling thread; of `options`, a GPU takes the communicator only.
 /// Throws CudaError, ConfigError.
 std::unique_ptr<Backend> make_backend(const DeviceChoice& choice, const CpuBackendOptions& options);

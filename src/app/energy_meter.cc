@@ -22,7 +22,7 @@ bool is_package(const std::filesystem::path& zone) {
 
 }  // namespace
 
-EnergyMeter::EnergyMeter(const std::filesystem::path& root) {
+PackageEnergy::PackageEnergy(const std::filesystem::path& root) {
   std::error_code ignored;
   for (const auto& zone :
        std::filesystem::directory_iterator(root / "sys/class/powercap", ignored)) {
@@ -34,7 +34,7 @@ EnergyMeter::EnergyMeter(const std::filesystem::path& root) {
   }
 }
 
-void EnergyMeter::poll() {
+void PackageEnergy::poll() {
   for (Counter& counter : counters_) {
     const std::optional<int64_t> now = read_counter(counter.file);
     if (!now.has_value() || (*now < counter.last_uj && counter.range_uj < counter.last_uj)) {
@@ -46,9 +46,13 @@ void EnergyMeter::poll() {
   }
 }
 
-std::optional<double> EnergyMeter::joules() const {
+std::optional<double> PackageEnergy::joules() const {
   if (counters_.empty() || broken_) return std::nullopt;
   return static_cast<double>(total_uj_) * 1e-6;
+}
+
+std::string PackageEnergy::problem() const {
+  return "no readable counter in /sys/class/powercap";
 }
 
 }  // namespace nanoflow

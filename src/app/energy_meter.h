@@ -1,4 +1,5 @@
-// Energy that the processors' packages have used, from the kernel's power capping counters (RAPL).
+// Energy that devices have used. EnergyMeter, and the meter of the processors' packages, which the
+// kernel's power capping counters (RAPL) feed; the GPU's is in gpu_energy.h.
 #pragma once
 
 #include <cstdint>
@@ -9,20 +10,31 @@
 
 namespace nanoflow {
 
-/// Sums the package counters below /sys/class/powercap. They count everything that runs on the
-/// machine, not this process alone. One thread.
+/// Starts at zero when it is made. Counters count everything that runs on the device, not this
+/// process alone. One thread.
 class EnergyMeter {
  public:
-  /// Starts at zero. Counters that cannot be read (many systems allow root only) do not count;
-  /// `root` is another file system's root in tests.
-  explicit EnergyMeter(const std::filesystem::path& root = "/");
-
-  /// Reads the counters. They start over after some 2^18 joules, minutes of full load: to be called
-  /// more often than that.
-  void poll();
+  virtual ~EnergyMeter() = default;
+  /// Reads the counters.
+  virtual void poll() = 0;
   /// Joules since the construction, up to the last poll(); nullopt where there is no counter, or
   /// one became unreadable.
-  [[nodiscard]] std::optional<double> joules() const;
+  [[nodiscard]] virtual std::optional<double> joules() const = 0;
+  /// Why joules() is nullopt, in a few words.
+  [[nodiscard]] virtual std::string problem() const = 0;
+};
+
+/// Sums the package counters below /sys/class/powercap. They start over after some 2^18 joules,
+/// minutes of full load: poll() is to be called more often than that.
+class PackageEnergy final : public EnergyMeter {
+ public:
+  /// Counters that cannot be read (many systems allow root only) do not count; `root` is another
+  /// file system's root in tests.
+  explicit PackageEnergy(const std::filesystem::path& root = "/");
+
+  void poll() override;
+  [[nodiscard]] std::optional<double> joules() const override;
+  [[nodiscard]] std::string problem() const override;
 
  private:
   struct Counter {

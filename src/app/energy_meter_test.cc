@@ -38,7 +38,7 @@ TEST_F(EnergyMeterTest, SumsPackagesAndNothingTwice) {
   zone("intel-rapl:0:0", "core", 1'000'000);
   zone("intel-rapl:1", "package-1", 7'000'000);
   zone("intel-rapl:2", "psys", 90'000'000);
-  EnergyMeter meter(root_);
+  PackageEnergy meter(root_);
   EXPECT_EQ(meter.joules(), 0.0);
   zone("intel-rapl:0", "package-0", 8'000'000);
   zone("intel-rapl:0:0", "core", 3'000'000);
@@ -50,18 +50,18 @@ TEST_F(EnergyMeterTest, SumsPackagesAndNothingTwice) {
 
 TEST_F(EnergyMeterTest, ACounterThatStartsOverGoesOn) {
   zone("intel-rapl:0", "package-0", 999'000'000);
-  EnergyMeter meter(root_);
+  PackageEnergy meter(root_);
   zone("intel-rapl:0", "package-0", 2'000'000);
   meter.poll();
   EXPECT_DOUBLE_EQ(meter.joules().value(), 3.0);
 }
 
 TEST_F(EnergyMeterTest, WithoutAReadableCounterThereIsNoFigure) {
-  EXPECT_FALSE(EnergyMeter(root_).joules().has_value());
+  EXPECT_FALSE(PackageEnergy(root_).joules().has_value());
   write("intel-rapl:0", "name", "package-0");
-  EXPECT_FALSE(EnergyMeter(root_).joules().has_value());
+  EXPECT_FALSE(PackageEnergy(root_).joules().has_value());
   zone("intel-rapl:0", "package-0", 1);
-  EnergyMeter meter(root_);
+  PackageEnergy meter(root_);
   write("intel-rapl:0", "energy_uj", "nonsense");
   meter.poll();
   EXPECT_FALSE(meter.joules().has_value());

@@ -35,6 +35,7 @@ struct ModelOptions {
   bool enforce_eager = false;
   uint64_t seed = 0;
   bool verbose = false;
+  int64_t timed_step_interval = 0;  ///< as EngineConfig's
 };
 
 /// A check for add_option: a finite number in [low, high]. CLI11's own ranges let "nan" pass.

@@ -113,6 +113,7 @@ EngineConfig make_engine_config(const ModelOptions& o, const ModelConfig& model,
   config.pipeline = o.pipeline;
   config.seed = o.seed;
   config.capture_graphs = !o.enforce_eager;
+  config.timed_step_interval = o.timed_step_interval;
   config.max_model_len = o.max_model_len;
   config.load_threads = threads_per_rank(o);
   if (o.max_num_batched_tokens > 0) config.max_num_batched_tokens = o.max_num_batched_tokens;
@@ -181,7 +182,7 @@ ServingStack ServingStack::load(const ModelOptions& options) {
   ServingStack stack;
   stack.logger_ = std::make_unique<Logger>(options.verbose ? LogLevel::kDebug : LogLevel::kWarning);
   stack.clock_ = std::make_unique<SteadyClock>();
-  stack.busy_ = std::make_unique<BusyTimes>(*stack.clock_);
+  stack.busy_ = std::make_unique<BusyTimes>();
   const double start_s = stack.clock_->now_s();
 
   const std::filesystem::path path = resolve_model(options);
@@ -201,11 +202,9 @@ ServingStack ServingStack::load(const ModelOptions& options) {
           : open_checkpoint(path, stack.model_config_);
   DeviceInfo device;
   const auto make_backend = [&](Communicator& comm) -> std::unique_ptr<Backend> {
-    auto backend =
-        nanoflow::make_backend(choice, {.threads = threads_per_rank(options),
-                                        .comm = &comm,
-                                        .reference_kernels = options.reference_kernels,
-                                        .busy = comm.rank() == 0 ? stack.busy_.get() : nullptr});
+    auto backend = nanoflow::make_backend(choice, {.threads = threads_per_rank(options),
+                                                   .comm = &comm,
+                                                   .reference_kernels = options.reference_kernels});
     if (comm.rank() == 0) device = backend->device();
     return backend;
   };
@@ -217,7 +216,8 @@ ServingStack ServingStack::load(const ModelOptions& options) {
     bar->set(done);
   };
   std::unique_ptr<StepRunner> runner = make_worker_group(
-      stack.engine_config_, stack.model_config_, *source, make_backend, *stack.logger_, progress);
+      stack.engine_config_, stack.model_config_, *source, make_backend, *stack.logger_, progress,
+      [busy = stack.busy_.get()](const StepRecord& record) { busy->add(record); });
   if (bar.has_value()) bar->finish();
   stack.engine_ = std::make_unique<Engine>(stack.engine_config_, std::move(runner), *stack.clock_,
                                            *stack.logger_);

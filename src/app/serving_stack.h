@@ -35,7 +35,7 @@ class ServingStack {
   [[nodiscard]] const ModelConfig& model_config() const { return model_config_; }
   /// The device of rank 0 as it was at start.
   [[nodiscard]] const DeviceInfo& device() const { return device_; }
-  /// Where rank 0's device time went.
+  /// Where rank 0's device time went, if ModelOptions::timed_step_interval asked for it.
   [[nodiscard]] BusySnapshot busy() const { return busy_->snapshot(); }
   [[nodiscard]] Logger& logger() { return *logger_; }
 

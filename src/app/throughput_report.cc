@@ -1,64 +1,17 @@
 #include "app/throughput_report.h"
 
-#include <algorithm>
 #include <string>
-#include <utility>
-#include <vector>
 
 #include <fmt/format.h>
 
 #include "app/datasheet.h"
+#include "app/step_times.h"
 
 namespace nanoflow {
 namespace {
 
-/// Shares of the device's busy time, largest first.
-std::vector<std::pair<std::string, double>> op_shares(const BusySnapshot& busy) {
-  std::vector<std::pair<std::string, double>> shares;
-  for (const auto& [op, ns] : busy.op_ns)
-    if (ns > 0)
-      shares.emplace_back(op, static_cast<double>(ns) / static_cast<double>(busy.total_ns()));
-  std::sort(shares.begin(), shares.end(),
-            [](const auto& a, const auto& b) { return a.second > b.second; });
-  return shares;
-}
-
-double share(int64_t part, int64_t whole) {
-  return whole == 0 ? 0 : static_cast<double>(part) / static_cast<double>(whole);
-}
-
-Json busy_json(const BusySnapshot& busy, double elapsed_s) {
-  if (busy.any_ns == 0) return {};  // the backend does not time its ops
-  Json ops = Json::object();
-  for (const auto& [op, value] : op_shares(busy)) ops.set(op, value);
-  return Json::object({{"compute", share(busy.resource_ns[0], busy.total_ns())},
-                       {"memory", share(busy.resource_ns[1], busy.total_ns())},
-                       {"network", share(busy.resource_ns[2], busy.total_ns())},
-                       {"ops", std::move(ops)},
-                       {"overlap", share(busy.overlap_ns, busy.any_ns)},
-                       {"device_busy", static_cast<double>(busy.any_ns) * 1e-9 / elapsed_s}});
-}
-
 void print_line(std::string_view name, const std::string& value) {
   fmt::print("  {:<22}{}\n", name, value);
-}
-
-void print_step_time(const BusySnapshot& busy, double elapsed_s) {
-  if (busy.any_ns == 0) return print_line("step time", "n/a (not measured on this device)");
-  print_line("step time",
-             fmt::format("compute {:.1f} %, memory {:.1f} %, network {:.1f} %; device busy "
-                         "{:.1f} % of the run",
-                         100 * share(busy.resource_ns[0], busy.total_ns()),
-                         100 * share(busy.resource_ns[1], busy.total_ns()),
-                         100 * share(busy.resource_ns[2], busy.total_ns()),
-                         100 * static_cast<double>(busy.any_ns) * 1e-9 / elapsed_s));
-  print_line("overlap", fmt::format("{:.1f} % of the busy time on two lanes or more",
-                                    100 * share(busy.overlap_ns, busy.any_ns)));
-  std::string ops;
-  for (const auto& [op, value] : op_shares(busy))
-    if (value >= 0.005)
-      ops += fmt::format("{}{} {:.1f} %", ops.empty() ? "" : ", ", op, 100 * value);
-  print_line("ops", ops);
 }
 
 }  // namespace
@@ -109,10 +62,12 @@ Json ThroughputReport::to_json() const {
   json.set("active_parameters", model.parameters().active);
   const std::optional<double> share_of_peak = mfu();
   json.set("mfu_percent", share_of_peak.has_value() ? Json(100 * *share_of_peak) : Json());
+  const std::optional<double> joules = energy.joules();
   const bool has_energy = joules.has_value() && *joules > 0 && tokens() > 0;
   json.set("joules_per_token", has_energy ? Json(*joules / tokens()) : Json());
   json.set("tokens_per_joule", has_energy ? Json(tokens() / *joules) : Json());
-  json.set("step_time", busy_json(busy, t.elapsed_s));
+  json.set("mean_watts", has_energy ? Json(*joules / t.elapsed_s) : Json());
+  json.set("step_time", step_times_json(busy, ceilings));
   json.set("engine", engine.to_json());
   return json;
 }
@@ -136,14 +91,14 @@ void ThroughputReport::print() const {
   print_line("MFU", mfu().has_value()
                         ? fmt::format("{:.1f} % of the datasheet's FLOP/s", 100 * *mfu())
                         : std::string("n/a (no datasheet figure for this device)"));
+  const std::optional<double> joules = energy.joules();
   print_line("energy",
              joules.has_value() && *joules > 0
-                 ? fmt::format("{:.3g} J per token = {:.3g} tokens per joule (all of the packages)",
-                               *joules / tokens(), tokens() / *joules)
-                 : std::string(device.device.kind == Device::Kind::kHost
-                                   ? "n/a (no readable counter in /sys/class/powercap)"
-                                   : "n/a (not measured on this device)"));
-  print_step_time(busy, t.elapsed_s);
+                 ? fmt::format("{:.3g} J per token = {:.3g} tokens per joule, {:.0f} W",
+                               *joules / tokens(), tokens() / *joules, *joules / t.elapsed_s)
+                 : fmt::format("n/a ({})",
+                               joules.has_value() ? "the counter stood still" : energy.problem()));
+  for (const auto& [name, text] : step_times_lines(busy, ceilings)) print_line(name, text);
   print_line("steps", fmt::format("{} ({} preemptions, {} tokens computed again, {} wasted rows)",
                                   t.steps, t.preemptions, t.recomputed_tokens, t.wasted_rows));
 }

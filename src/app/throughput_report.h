@@ -5,6 +5,7 @@
 
 #include "api/throughput.h"
 #include "app/ceilings.h"
+#include "app/energy_meter.h"
 #include "base/json.h"
 #include "engine/config.h"
 #include "model/config.h"
@@ -20,7 +21,7 @@ struct ThroughputReport {
   const ModelConfig& model;
   const EngineConfig& engine;  ///< with its dtype decided
   const DeviceInfo& device;
-  const std::optional<double> joules;  ///< used by the device during the run; none: not known
+  const EnergyMeter& energy;  ///< made at the run's start, polled at its end
 
   [[nodiscard]] double tokens() const;     ///< prompt + generated
   [[nodiscard]] double whole_run() const;  ///< tok/s

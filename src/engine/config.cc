@@ -41,6 +41,7 @@ void EngineConfig::validate() const {
   require_between("--tensor-parallel-size", tp_size, 1, 64);
   require_between("--threads", load_threads, 0, 1024);
   require(!pipeline.empty(), "--pipeline", "must name a generator or a spec file");
+  require_between("timed_step_interval", timed_step_interval, 0, INT32_MAX);
   require_between("max_queue_size", max_queue_size, 1, int64_t{1} << 24);
 }
 
@@ -56,7 +57,8 @@ Json EngineConfig::to_json() const {
                        {"max_queue_size", max_queue_size},
                        {"seed", seed},
                        {"warm_up", warm_up},
-                       {"capture_graphs", capture_graphs}});
+                       {"capture_graphs", capture_graphs},
+                       {"timed_step_interval", timed_step_interval}});
 }
 
 }  // namespace nanoflow

@@ -40,6 +40,9 @@ struct EngineConfig {
   /// Capture each plan as a graph of the backend once and replay it; false: issue its operations
   /// one by one at every step (to find out which one fails).
   bool capture_graphs = true;
+  /// Measure when steps run on the device, and of one step in this many when each operation does;
+  /// 0: nothing.
+  int64_t timed_step_interval = 0;
 
   /// Throws ConfigError naming the command's option that sets the field.
   void validate() const;

@@ -118,7 +118,7 @@ void StepPlans::bind(const StepArrays& arrays, const ResultArrays& results,
 PreparedPlan StepPlans::prepare(Plan plan, const OpGraph& graph) const {
   const std::vector<std::string> problems = verify(plan, graph, num_sms_);
   if (!problems.empty()) throw ConfigError("pipeline", plan.name + ": " + problems.front());
-  PreparedPlan prepared{.plan = std::move(plan)};
+  PreparedPlan prepared{.plan = std::move(plan), .ops = &graph};
   if (capture_ != nullptr) prepared.graph = capture_->capture(prepared.plan);
   return prepared;
 }

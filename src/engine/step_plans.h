@@ -25,6 +25,7 @@ namespace nanoflow {
 /// A plan and, when plans are captured, its graph on the backend.
 struct PreparedPlan {
   Plan plan;
+  const OpGraph* ops = nullptr;  ///< what it was lowered from
   std::optional<GraphId> graph;
 };
 

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <exception>
+#include <utility>
 
 #include <fmt/format.h>
 
@@ -42,7 +43,7 @@ LoadOptions load_options(const EngineConfig& config, const ModelConfig& model, D
 
 Worker::Worker(const EngineConfig& config, const ModelConfig& model, const CheckpointSource& source,
                std::unique_ptr<Backend> backend, int tp_rank, Logger& logger,
-               const LoadProgress& progress)
+               const LoadProgress& progress, StepRecordSink records)
     : config_(config),
       model_(model),
       logger_(logger),
@@ -53,7 +54,11 @@ Worker::Worker(const EngineConfig& config, const ModelConfig& model, const Check
       weights_(model, source, *backend_, load_options(config, model, act_, tp_rank, progress)),
       plans_(*backend_, model_, weights_, act_, config.tp_size, config.pipeline, step_capacity()),
       executor_(*backend_),
-      result_arrays_(*backend_, step_capacity().sample_chunk * step_capacity().sample_chunks) {}
+      result_arrays_(*backend_, step_capacity().sample_chunk * step_capacity().sample_chunks) {
+  if (config.timed_step_interval > 0 && records)
+    timing_.emplace(*backend_, executor_, std::move(records), config.timed_step_interval,
+                    config.tp_size, config.capture_graphs);
+}
 
 Worker::~Worker() {
   try {
@@ -136,18 +141,30 @@ EngineLimits Worker::limits() const {
           .eos_token_ids = model_.eos_token_id};
 }
 
+std::vector<PlanRun> Worker::plans_of(const StepBatch& batch) {
+  const int64_t chunk_rows = step_capacity().sample_chunk;
+  std::vector<PlanRun> runs = {
+      {&plans_.forward(row_bucket(batch.header.num_rows)), batch.header.num_rows}};
+  for (int64_t chunk = 0; chunk * chunk_rows < batch.header.num_samples; ++chunk) {
+    const int64_t rows = std::min(batch.header.num_samples - chunk * chunk_rows, chunk_rows);
+    runs.push_back({&plans_.sample(chunk, row_bucket(rows)), rows});
+  }
+  return runs;
+}
+
 void Worker::launch(const StepBatch& batch) {
   NANO_CHECK(step_arrays_.has_value(), "there is no cache");
-  const StepCapacity capacity = step_capacity();
-  const int64_t bucket = row_bucket(batch.header.num_rows);
-  const PreparedPlan& forward = plans_.forward(bucket);
-  step_arrays_->upload(batch, bucket);
-  run(forward);
-  for (int64_t chunk = 0; chunk * capacity.sample_chunk < batch.header.num_samples; ++chunk) {
-    const int64_t rows =
-        std::min(batch.header.num_samples - chunk * capacity.sample_chunk, capacity.sample_chunk);
-    run(plans_.sample(chunk, row_bucket(rows)));
+  const std::vector<PlanRun> runs = plans_of(batch);
+  step_arrays_->upload(batch, row_bucket(batch.header.num_rows));
+  const bool times_ops = timing_ && timing_->begin(batch, runs);
+  for (const PlanRun& each : runs) {
+    if (times_ops) {
+      timing_->run(*each.prepared);
+    } else {
+      run(*each.prepared);
+    }
   }
+  if (timing_) timing_->end();
   result_arrays_.download(batch);
 }
 
@@ -160,7 +177,9 @@ void Worker::run(const PreparedPlan& prepared) {
 }
 
 StepResults Worker::results() {
-  return result_arrays_.wait();
+  StepResults results = result_arrays_.wait();
+  if (timing_) timing_->collect();
+  return results;
 }
 
 }  // namespace nanoflow

@@ -5,6 +5,7 @@
 #include <cstdint>
 #include <memory>
 #include <optional>
+#include <vector>
 
 #include "base/log.h"
 #include "engine/config.h"
@@ -14,6 +15,7 @@
 #include "engine/step_arrays.h"
 #include "engine/step_batch.h"
 #include "engine/step_plans.h"
+#include "engine/step_timing.h"
 #include "model/config.h"
 #include "model/source.h"
 #include "model/weights.h"
@@ -25,11 +27,12 @@ namespace nanoflow {
 class Worker {
  public:
   /// Loads this rank's weights, telling `progress` about them (may be empty; what it throws ends
-  /// the loading), and allocates what does not depend on the cache's size. Throws ConfigError,
+  /// the loading), and allocates what does not depend on the cache's size. `records` gets the times
+  /// of steps if config.timed_step_interval asks for them; it may be empty. Throws ConfigError,
   /// FormatError, IoError, or OutOfMemory saying what to lower.
   Worker(const EngineConfig& config, const ModelConfig& model, const CheckpointSource& source,
          std::unique_ptr<Backend> backend, int tp_rank, Logger& logger,
-         const LoadProgress& progress = {});
+         const LoadProgress& progress = {}, StepRecordSink records = {});
   /// Waits until the device is idle.
   ~Worker();
   Worker(const Worker&) = delete;
@@ -49,6 +52,8 @@ class Worker {
   StepResults results();
 
  private:
+  /// The forward plan and those of the sample graph's chunks.
+  std::vector<PlanRun> plans_of(const StepBatch& batch);
   /// Replays the plan's graph, or issues its steps one by one.
   void run(const PreparedPlan& prepared);
   [[nodiscard]] int64_t bytes_per_page() const;
@@ -65,6 +70,7 @@ class Worker {
   WeightStore weights_;
   StepPlans plans_;
   Executor executor_;
+  std::optional<StepTiming> timing_;
   ResultArrays result_arrays_;
   int64_t num_pages_ = 0;
   std::optional<KvMemory> kv_memory_;

@@ -118,7 +118,8 @@ class GroupProgress {
 class WorkerGroup final : public StepRunner {
  public:
   WorkerGroup(const EngineConfig& config, const ModelConfig& model, const CheckpointSource& source,
-              const BackendFactory& make_backend, Logger& logger, const LoadProgress& progress)
+              const BackendFactory& make_backend, Logger& logger, const LoadProgress& progress,
+              const StepRecordSink& records)
       : communicators_(make_in_process_group(config.tp_size)) {
     for (const auto& communicator : communicators_) {
       ranks_.push_back(std::make_unique<RankThread>(*communicator));
@@ -128,7 +129,7 @@ class WorkerGroup final : public StepRunner {
         on_all<int64_t>([&](std::unique_ptr<Worker>& worker, int rank) {
           worker = std::make_unique<Worker>(
               config, model, source, make_backend(*communicators_[static_cast<size_t>(rank)]), rank,
-              logger, group_progress.of_rank(rank));
+              logger, group_progress.of_rank(rank), rank == 0 ? records : StepRecordSink());
           return worker->affordable_pages();
         });
     const int64_t num_pages = *std::min_element(pages.begin(), pages.end());
@@ -187,10 +188,12 @@ class WorkerGroup final : public StepRunner {
 std::unique_ptr<StepRunner> make_worker_group(const EngineConfig& config, const ModelConfig& model,
                                               const CheckpointSource& source,
                                               const BackendFactory& make_backend, Logger& logger,
-                                              const LoadProgress& progress) {
+                                              const LoadProgress& progress,
+                                              const StepRecordSink& records) {
   config.validate();
   model.validate_tp(config.tp_size);
-  return std::make_unique<WorkerGroup>(config, model, source, make_backend, logger, progress);
+  return std::make_unique<WorkerGroup>(config, model, source, make_backend, logger, progress,
+                                       records);
 }
 
 }  // namespace nanoflow

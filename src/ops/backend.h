@@ -16,6 +16,8 @@ namespace nanoflow {
 using LaneId = int;
 /// A marker in a lane's order that other lanes can wait for; reusable.
 using EventId = int;
+/// A place in a lane's order at which the device's clock is read; reusable.
+using StampId = int;
 /// Captured launches that can be replayed as one.
 using GraphId = int;
 
@@ -138,7 +140,15 @@ class Backend {
   /// before it threw.
   virtual void synchronize_event(EventId event) = 0;
 
-  /// Between begin and end, launches, copies, records and waits are kept instead of run.
+  virtual StampId create_stamp() = 0;
+  /// Reads the device's clock when `lane` gets here; when captured, at every replay. The last
+  /// reading counts.
+  virtual void stamp(LaneId lane, StampId stamp) = 0;
+  /// Nanoseconds from one reading to the other, negative when `to` was first. Both must have been
+  /// reached, as synchronize_event() or synchronize() show. Throws what work before them threw.
+  virtual int64_t elapsed_ns(StampId from, StampId to) = 0;
+
+  /// Between begin and end, launches, copies, records, waits and stamps are kept instead of run.
   virtual void begin_capture() = 0;
   virtual GraphId end_capture() = 0;
   /// Runs the captured calls again, in the lanes and order in which they were captured.

@@ -5,27 +5,66 @@
 namespace nanoflow {
 namespace {
 
-TEST(BusyTimes, CountsResourcesAndOverlap) {
-  ManualClock clock;
-  BusyTimes busy(clock);
-  const OpArgs gemm = GemmArgs{};
-  const OpArgs decode = PagedAttentionArgs{.phase = Phase::kDecode};
-  const int64_t gemm_begin = busy.begin();
-  clock.advance_ns(10);
-  const int64_t decode_begin = busy.begin();
-  clock.advance_ns(5);
-  busy.end(gemm, gemm_begin);
-  const BusySnapshot middle = busy.snapshot();
-  clock.advance_ns(7);
-  busy.end(decode, decode_begin);
-  clock.advance_ns(100);  // idle
-  const BusySnapshot all = busy.snapshot();
-  EXPECT_EQ(all.resource_ns, (std::array<int64_t, 3>{15, 12, 0}));
-  EXPECT_EQ(all.any_ns, 22);
-  EXPECT_EQ(all.overlap_ns, 5);
-  EXPECT_EQ(all.op_ns.at("gemm"), 15);
-  EXPECT_EQ(all.since(middle).resource_ns, (std::array<int64_t, 3>{0, 12, 0}));
-  EXPECT_EQ(all.since(middle).any_ns, 7);
+OpRecord op(const std::string& name, TimeKind kind, int64_t begin_ns, int64_t end_ns) {
+  OpRecord record{.name = name, .kind = kind};
+  record.begin_ns = begin_ns;
+  record.end_ns = end_ns;
+  record.flops = 100;
+  record.bytes = 10;
+  return record;
+}
+
+StepRecord step(int64_t bucket, int64_t begin_ns, int64_t end_ns, int64_t idle_ns = 0) {
+  StepRecord record;
+  record.bucket = bucket;
+  record.begin_ns = begin_ns;
+  record.end_ns = end_ns;
+  record.idle_ns = idle_ns;
+  return record;
+}
+
+TEST(BusyTimes, SumsKindsOpsOverlapAndIdleTime) {
+  BusyTimes busy;
+  StepRecord timed = step(8, 1000, 1050, 5);
+  timed.ops = {op("qkv", TimeKind::kGemm, 1000, 1015), op("o", TimeKind::kGemm, 1030, 1040),
+               op("attn_decode", TimeKind::kAttentionDecode, 1010, 1022),
+               op("norm", TimeKind::kOther, 1022, 1022)};
+  busy.add(timed);
+  const BusySnapshot first = busy.snapshot();
+  EXPECT_EQ(first.steps, 1);
+  EXPECT_EQ(first.timed_ns, 50);
+  EXPECT_EQ(first.idle_ns, 5);
+  EXPECT_EQ(first.kind(TimeKind::kGemm).ns, 25);
+  EXPECT_EQ(first.kind(TimeKind::kGemm).flops, 200);
+  EXPECT_EQ(first.kind(TimeKind::kAttentionDecode).ns, 12);
+  EXPECT_EQ(first.kind(TimeKind::kAttentionDecode).bytes, 10);
+  EXPECT_EQ(first.op_ns.at("qkv"), 15);
+  EXPECT_EQ(first.any_ns, 32) << "[1000, 1022) and [1030, 1040)";
+  EXPECT_EQ(first.overlap_ns, 5) << "[1010, 1015)";
+  busy.add(step(8, 1060, 1100, 10));
+  busy.add(timed);
+  const BusySnapshot later = busy.snapshot().since(first);
+  EXPECT_EQ(later.steps, 2);
+  EXPECT_EQ(later.step_ns, 90);
+  EXPECT_EQ(later.idle_ns, 15);
+  EXPECT_NEAR(later.idle_share(), 15.0 / 105, 1e-12);
+  EXPECT_EQ(later.timed_steps, 1);
+  EXPECT_EQ(later.kind(TimeKind::kGemm).ns, 25);
+  EXPECT_EQ(later.op_ns.at("o"), 10);
+  EXPECT_EQ(later.any_ns, 32);
+}
+
+TEST(BusyTimes, TimingCostComparesStepsOfTheSameBucket) {
+  BusyTimes busy;
+  EXPECT_EQ(busy.snapshot().timing_cost(), 0);
+  StepRecord timed = step(8, 0, 110);
+  timed.ops = {op("qkv", TimeKind::kGemm, 0, 100)};
+  busy.add(timed);
+  EXPECT_EQ(busy.snapshot().timing_cost(), 0) << "nothing to compare with";
+  busy.add(step(8, 200, 290));
+  busy.add(step(8, 300, 410));
+  busy.add(step(16, 500, 5000));  // another bucket's steps do not count
+  EXPECT_NEAR(busy.snapshot().timing_cost(), 0.1, 1e-12);
 }
 
 TEST(OpResource, FollowsKindAndPhase) {
@@ -34,6 +73,15 @@ TEST(OpResource, FollowsKindAndPhase) {
   EXPECT_EQ(op_resource(PagedAttentionArgs{.phase = Phase::kDecode}), Resource::kMemory);
   EXPECT_EQ(op_resource(AllReduceArgs{}), Resource::kNetwork);
   EXPECT_EQ(op_resource(RmsNormArgs{}), Resource::kMemory);
+}
+
+TEST(TimeKind, FollowsKindAndPhase) {
+  EXPECT_EQ(time_kind(GroupedGemmArgs{}), TimeKind::kGemm);
+  EXPECT_EQ(time_kind(PagedAttentionArgs{.phase = Phase::kPrefill}), TimeKind::kAttentionPrefill);
+  EXPECT_EQ(time_kind(PagedAttentionArgs{.phase = Phase::kDecode}), TimeKind::kAttentionDecode);
+  EXPECT_EQ(time_kind(AllGatherArgs{}), TimeKind::kNetwork);
+  EXPECT_EQ(time_kind(SampleArgs{}), TimeKind::kOther);
+  EXPECT_EQ(time_kind_name(TimeKind::kAttentionPrefill), "attention_prefill");
 }
 
 }  // namespace

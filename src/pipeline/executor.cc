@@ -4,10 +4,12 @@
 
 namespace nanoflow {
 
-void Executor::run(const Plan& plan) {
+void Executor::run(const Plan& plan, std::span<const StampId> stamps) {
   NANO_CHECK(!plan.arena.empty() || plan.arena_bytes == 0, "{} was lowered without memory",
              plan.name);
   const auto num_steps = plan.steps.size();
+  NANO_CHECK(stamps.empty() || stamps.size() == 2 * num_steps, "{} stamps for {} steps",
+             stamps.size(), num_steps);
   // Events [0, steps) are the steps'; those behind fork and join the lanes.
   if (plan.num_lanes > 1) backend_.record(0, event(num_steps));
   for (LaneId lane = 1; lane < plan.num_lanes; ++lane) backend_.wait(lane, event(num_steps));
@@ -22,7 +24,9 @@ void Executor::run(const Plan& plan) {
                                            step.workspace_offset + step.workspace_bytes),
         .rows = step.rows,
         .header = plan.header};
+    if (!stamps.empty()) backend_.stamp(step.lane, stamps[2 * i]);
     backend_.launch(step.args, context);
+    if (!stamps.empty()) backend_.stamp(step.lane, stamps[2 * i + 1]);
     if (step.signals) backend_.record(step.lane, event(i));
   }
   for (LaneId lane = 1; lane < plan.num_lanes; ++lane) {
@@ -32,9 +36,9 @@ void Executor::run(const Plan& plan) {
   }
 }
 
-GraphId Executor::capture(const Plan& plan) {
+GraphId Executor::capture(const Plan& plan, std::span<const StampId> stamps) {
   backend_.begin_capture();
-  run(plan);
+  run(plan, stamps);
   return backend_.end_capture();
 }
 

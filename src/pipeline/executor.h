@@ -1,6 +1,7 @@
 // Executor: walks a plan on a backend: wait, launch, record. Nothing is decided here.
 #pragma once
 
+#include <span>
 #include <vector>
 
 #include "ops/backend.h"
@@ -14,11 +15,12 @@ class Executor {
  public:
   explicit Executor(Backend& backend) : backend_(backend) {}
 
-  /// Issues the plan; asynchronous.
-  void run(const Plan& plan);
+  /// Issues the plan; asynchronous. With `stamps`, two per step of the plan, step i reads the clock
+  /// into stamps[2 i] when its turn comes, and into stamps[2 i + 1] when it is done.
+  void run(const Plan& plan, std::span<const StampId> stamps = {});
   /// Issues the plan between begin_capture() and end_capture(): Backend::replay() then runs it
   /// again.
-  [[nodiscard]] GraphId capture(const Plan& plan);
+  [[nodiscard]] GraphId capture(const Plan& plan, std::span<const StampId> stamps = {});
 
  private:
   EventId event(size_t index);

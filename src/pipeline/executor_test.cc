@@ -68,6 +68,34 @@ TEST_F(ExecutorTest, ReplaysWhatItCaptured) {
   }
 }
 
+TEST_F(ExecutorTest, StampsSurroundEveryStepAndFollowItsWaits) {
+  const Plan plan = lowered(overlapped_spec(graph.get(), 3));
+  std::vector<StampId> stamps;
+  for (size_t i = 0; i < 2 * plan.steps.size(); ++i) stamps.push_back(backend.create_stamp());
+  Executor executor(backend);
+  const GraphId plain = executor.capture(plan);
+  const size_t calls = backend.log.size();
+  const GraphId timed = executor.capture(plan, stamps);
+  EXPECT_EQ(backend.log.size(), 2 * calls + stamps.size()) << "nothing else is added";
+  for (uint64_t run = 1; run <= 3; ++run) {
+    backend.replay(plain);
+    backend.synchronize();
+    const int64_t before = backend.elapsed_ns(stamps[0], stamps[1]);
+    backend.replay(plain);
+    backend.synchronize();
+    EXPECT_EQ(backend.elapsed_ns(stamps[0], stamps[1]), before) << "a plain replay reads no clock";
+    backend.replay(timed);
+    backend.synchronize();
+    for (size_t i = 0; i < plan.steps.size(); ++i) {
+      EXPECT_GT(backend.elapsed_ns(stamps[2 * i], stamps[2 * i + 1]), 0) << i;
+      for (const StepId earlier : plan.steps[i].waits)
+        EXPECT_GT(backend.elapsed_ns(stamps[2 * static_cast<size_t>(earlier) + 1], stamps[2 * i]),
+                  0)
+            << earlier << " before " << i;
+    }
+  }
+}
+
 TEST_F(ExecutorTest, PlansWithoutMemoryDoNotRun) {
   const Plan plan =
       lower(graph.get(), sequential_spec(graph.get()), memory.environment(backend, 0));

@@ -61,6 +61,19 @@ class ThreadedBackend final : public Backend {
     if (!drop_waits) issue({.lane = lane, .wait = event});
   }
   void synchronize_event(EventId) override { synchronize(); }
+  StampId create_stamp() override {
+    readings_.push_back(0);
+    return static_cast<StampId>(readings_.size()) - 1;
+  }
+  void stamp(LaneId lane, StampId stamp) override {
+    log.push_back("stamp " + std::to_string(lane) + " " + std::to_string(stamp));
+    issue({.lane = lane, .work = [this, to = &readings_[static_cast<size_t>(stamp)]] {
+             *to = time_.fetch_add(1) + 1;
+           }});
+  }
+  int64_t elapsed_ns(StampId from, StampId to) override {
+    return readings_[static_cast<size_t>(to)] - readings_[static_cast<size_t>(from)];
+  }
   void begin_capture() override { capturing_ = true; }
   GraphId end_capture() override {
     capturing_ = false;
@@ -124,8 +137,10 @@ class ThreadedBackend final : public Backend {
   }
 
   std::vector<std::vector<std::function<void()>>> lanes_;
-  std::deque<Mark> marks_;     // one per record()
-  std::vector<Mark*> events_;  // what each event's latest record() marked
+  std::deque<Mark> marks_;         // one per record()
+  std::vector<Mark*> events_;      // what each event's latest record() marked
+  std::deque<int64_t> readings_;   // of the stamps
+  std::atomic<int64_t> time_ = 0;  // the toy's clock counts its readings
   bool capturing_ = false;
   std::vector<Item> capture_;
   std::vector<std::vector<Item>> captured_;

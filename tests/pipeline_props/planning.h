@@ -27,6 +27,9 @@ class PlanningBackend final : public Backend {
   void record(LaneId, EventId) override {}
   void wait(LaneId, EventId) override {}
   void synchronize_event(EventId) override {}
+  StampId create_stamp() override { return 0; }
+  void stamp(LaneId, StampId) override {}
+  int64_t elapsed_ns(StampId, StampId) override { return 0; }
   void begin_capture() override {}
   GraphId end_capture() override { return 0; }
   void replay(GraphId) override {}

@@ -231,13 +231,7 @@ std::function<void()> CpuBackend::closure(const OpArgs& args, const LaunchContex
 void CpuBackend::launch(const OpArgs& args, const LaunchContext& ctx) {
   check_shapes(args);
   NANO_CHECK(ctx.lane >= 0 && ctx.lane < max_lanes(), "lane {} of {}", ctx.lane, max_lanes());
-  std::function<void()> work = closure(args, ctx);
-  if (options_.busy == nullptr) return submit(ctx.lane, std::move(work));
-  submit(ctx.lane, [busy = options_.busy, args, work = std::move(work)] {
-    const int64_t begin_ns = busy->begin();
-    work();
-    busy->end(args, begin_ns);
-  });
+  submit(ctx.lane, closure(args, ctx));
 }
 
 void CpuBackend::copy(const TensorView& dst, const TensorView& src, LaneId lane_id) {
@@ -274,6 +268,26 @@ void CpuBackend::synchronize_event(EventId event) {
   const Mark m = mark(event);
   if (m.lane >= 0) lane(m.lane).wait_for(m.position);
   failure_.rethrow();
+}
+
+int64_t& CpuBackend::reading(StampId id) {
+  NANO_CHECK(id >= 0 && id < static_cast<StampId>(readings_.size()), "stamp {} of {}", id,
+             readings_.size());
+  return readings_[static_cast<size_t>(id)];
+}
+
+StampId CpuBackend::create_stamp() {
+  readings_.push_back(0);
+  return static_cast<StampId>(readings_.size()) - 1;
+}
+
+void CpuBackend::stamp(LaneId lane_id, StampId id) {
+  submit(lane_id, [this, to = &reading(id)] { *to = clock_.now_ns(); });
+}
+
+int64_t CpuBackend::elapsed_ns(StampId from, StampId to) {
+  failure_.rethrow();
+  return reading(to) - reading(from);
 }
 
 void CpuBackend::begin_capture() {

@@ -2,6 +2,7 @@
 // threads. What runs on a lane is in lane.h; what an op computes is in kernels.h.
 #pragma once
 
+#include <deque>
 #include <functional>
 #include <memory>
 #include <vector>
@@ -9,9 +10,9 @@
 #include "backend/cpu/kernels.h"
 #include "backend/cpu/lane.h"
 #include "backend/cpu/pool.h"
+#include "base/clock.h"
 #include "comm/communicator.h"
 #include "ops/backend.h"
-#include "ops/busy_times.h"
 
 namespace nanoflow {
 
@@ -21,7 +22,6 @@ struct CpuBackendOptions {
   Communicator* comm = nullptr;    ///< outlives the backend; null: collectives of one rank
   bool reference_kernels = false;  ///< plain loops whose rows have the same bits in any batch
   int64_t page_size = 16;          ///< tokens per KV page
-  BusyTimes* busy = nullptr;       ///< outlives the backend; null: nothing is timed
 };
 
 /// Backend on host memory. An exception thrown by a kernel or the communicator is kept; later work
@@ -54,6 +54,10 @@ class CpuBackend final : public Backend {
   void wait(LaneId lane, EventId event) override;
   void synchronize_event(EventId event) override;
 
+  StampId create_stamp() override;
+  void stamp(LaneId lane, StampId stamp) override;
+  int64_t elapsed_ns(StampId from, StampId to) override;
+
   void begin_capture() override;
   GraphId end_capture() override;
   void replay(GraphId graph) override;
@@ -77,6 +81,7 @@ class CpuBackend final : public Backend {
 
   [[nodiscard]] cpu::Lane& lane(LaneId id);
   [[nodiscard]] Mark& mark(EventId id);
+  [[nodiscard]] int64_t& reading(StampId id);
   void submit(LaneId lane_id, std::function<void()> work);
   [[nodiscard]] std::function<void()> closure(const OpArgs& args, const LaunchContext& ctx);
   [[nodiscard]] bool packs(WeightUse use) const;
@@ -96,6 +101,8 @@ class CpuBackend final : public Backend {
   cpu::Pool pool_;
   std::vector<cpu::Scratch> scratch_;  // one per lane
   std::vector<Mark> marks_;
+  const SteadyClock clock_;
+  std::deque<int64_t> readings_;  // by stamp; written by lanes, so their addresses stay
   bool capturing_ = false;
   Graph capture_;
   std::vector<std::unique_ptr<Graph>> graphs_;     // addresses stay: lanes point into them

@@ -46,6 +46,31 @@ class CpuBackendTest : public testing::Test {
   void copy(float& to, float& from, LaneId lane) { backend.copy(scalar(to), scalar(from), lane); }
 };
 
+TEST_F(CpuBackendTest, StampsReadTheClockInALanesOrderAndAtEveryReplay) {
+  float x = 0;
+  const StampId begin = backend.create_stamp(), end = backend.create_stamp();
+  backend.begin_capture();
+  backend.stamp(0, begin);
+  bump(x, 0);
+  backend.stamp(0, end);
+  const GraphId graph = backend.end_capture();
+  comm.open = false;
+  backend.replay(graph);
+  std::this_thread::sleep_for(std::chrono::milliseconds(20));
+  comm.open = true;
+  backend.synchronize();
+  const int64_t first_ns = backend.elapsed_ns(begin, end);
+  EXPECT_GE(first_ns, 10'000'000) << "the gate was shut for 20 ms";
+  EXPECT_EQ(backend.elapsed_ns(end, begin), -first_ns);
+  const StampId between = backend.create_stamp();
+  backend.stamp(0, between);
+  backend.replay(graph);
+  backend.synchronize();
+  EXPECT_GE(backend.elapsed_ns(between, begin), 0);
+  EXPECT_GE(backend.elapsed_ns(begin, end), 0);
+  EXPECT_EQ(x, 2);
+}
+
 TEST_F(CpuBackendTest, ALaneRunsInOrder) {
   float x = 0, seen[3] = {};
   comm.open = true;

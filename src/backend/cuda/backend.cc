@@ -1,6 +1,7 @@
 #include "backend/cuda/backend.h"
 
 #include <algorithm>
+#include <cmath>
 #include <utility>
 
 #include <fmt/format.h>
@@ -271,6 +272,30 @@ void CudaBackend::synchronize_event(EventId event) {
   cuda_check(cudaEventSynchronize(latest(mark(event))), "a step on the GPU");
 }
 
+cudaEvent_t CudaBackend::stamp_event(StampId id) const {
+  NANO_CHECK(id >= 0 && id < static_cast<StampId>(stamps_.size()), "stamp {} of {}", id,
+             stamps_.size());
+  return stamps_[static_cast<size_t>(id)].get();
+}
+
+StampId CudaBackend::create_stamp() {
+  stamps_.emplace_back(cuda::Event::Timing::kOn);
+  return static_cast<StampId>(stamps_.size()) - 1;
+}
+
+void CudaBackend::stamp(LaneId lane, StampId id) {
+  const cudaStream_t on = stream(lane);
+  // External: a node that records the event itself; captured plainly it would only mark an edge.
+  const unsigned flags = capturing_ ? cudaEventRecordExternal : cudaEventRecordDefault;
+  cuda_check(cudaEventRecordWithFlags(stamp_event(id), on, flags), "a time stamp");
+}
+
+int64_t CudaBackend::elapsed_ns(StampId from, StampId to) {
+  float ms = 0;
+  cuda_check(cudaEventElapsedTime(&ms, stamp_event(from), stamp_event(to)), "reading a time stamp");
+  return std::llround(static_cast<double>(ms) * 1e6);
+}
+
 void CudaBackend::begin_capture() {
   NANO_CHECK(!capturing_, "a capture is already open");
   const cudaStream_t first = stream(0);
@@ -298,6 +323,8 @@ GraphId CudaBackend::end_capture() {
   cuda_check(cudaStreamEndCapture(first, &graph), "ending a capture");
   captured_events_.clear();
   capture_.graph = cuda::Graph(graph);
+  // Else the first replay would do it, between a step's inputs and its first kernel.
+  cuda_check(cudaGraphUpload(capture_.graph.get(), first), "making a graph ready");
   graphs_.push_back(std::exchange(capture_, Replayable()));
   return static_cast<GraphId>(graphs_.size()) - 1;
 }

@@ -54,6 +54,12 @@ class CudaBackend final : public Backend {
   void wait(LaneId lane, EventId event) override;
   void synchronize_event(EventId event) override;
 
+  StampId create_stamp() override;
+  /// Captured stamps become nodes of the graph, each a microsecond or so, between which kernels do
+  /// not overlap.
+  void stamp(LaneId lane, StampId stamp) override;
+  int64_t elapsed_ns(StampId from, StampId to) override;
+
   /// While a capture is open, the lanes' work becomes a graph; what the capture recorded counts as
   /// reached when a replay has run whole.
   void begin_capture() override;
@@ -81,6 +87,7 @@ class CudaBackend final : public Backend {
 
   [[nodiscard]] cudaStream_t stream(LaneId lane);
   [[nodiscard]] Mark& mark(EventId id);
+  [[nodiscard]] cudaEvent_t stamp_event(StampId id) const;
   [[nodiscard]] cudaEvent_t latest(const Mark& mark) const;
   /// Memory for a weight; `rank` 1 or 2.
   OwnedWeight make_weight(const WeightShape& shape, int rank);
@@ -94,6 +101,7 @@ class CudaBackend final : public Backend {
   std::vector<cuda::Stream> streams_;  // one per lane
   std::unique_ptr<cuda::Gemm> gemm_;
   std::vector<Mark> marks_;
+  std::vector<cuda::Event> stamps_;
   std::unique_ptr<cuda::Uploader> uploader_;  // made by the first weight, so tests stay small
   cuda::Event uploaded_;
   bool capturing_ = false;

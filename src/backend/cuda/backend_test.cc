@@ -132,6 +132,69 @@ TEST_F(CudaBackendTest, AnEventOutsideTheCaptureHoldsItsReplays) {
   EXPECT_EQ(read(c).back(), 7);
 }
 
+TEST_F(CudaBackendTest, CapturedStampsMeasureEveryOpOfEveryReplayOnEveryLane) {
+  constexpr size_t kLarge = 64 << 20;  // 256 MiB: some 100 us to copy on any GPU
+  const Buffer a = floats(std::vector<float>(kLarge, 5)), b = floats(std::vector<float>(kLarge, 0));
+  const Buffer c = floats(std::vector<float>(kLarge, 0)), small = floats({1}), to = floats({0});
+  std::vector<StampId> stamps(8);
+  for (StampId& stamp : stamps) stamp = backend->create_stamp();
+  const EventId forked = backend->create_event(), joined = backend->create_event();
+  const auto issue = [&](bool is_timed) {
+    const auto stamp = [&](LaneId lane, size_t i) {
+      if (is_timed) backend->stamp(lane, stamps[i]);
+    };
+    backend->begin_capture();
+    stamp(0, 1);
+    copy_op(b, a, 0);
+    stamp(0, 2);
+    backend->record(0, forked);
+    backend->wait(2, forked);
+    stamp(2, 3);
+    copy_op(c, b, 2);
+    stamp(2, 4);
+    backend->record(2, joined);
+    backend->wait(0, joined);
+    stamp(0, 5);
+    copy_op(to, small, 0);
+    stamp(0, 6);
+    return backend->end_capture();
+  };
+  const GraphId plain = issue(false), timed = issue(true);
+  int64_t before_ns = 0;
+  for (int round = 0; round < 3; ++round) {
+    backend->stamp(0, stamps[0]);
+    backend->replay(timed);
+    backend->stamp(0, stamps[7]);
+    backend->synchronize();
+    int64_t sum_ns = 0;
+    for (size_t i = 0; i + 1 < stamps.size(); ++i) {
+      const int64_t ns = backend->elapsed_ns(stamps[i], stamps[i + 1]);
+      EXPECT_GE(ns, 0) << i;
+      sum_ns += ns;
+    }
+    const int64_t whole_ns = backend->elapsed_ns(stamps[0], stamps[7]);
+    EXPECT_NEAR(static_cast<double>(sum_ns), static_cast<double>(whole_ns), 8000)
+        << "in steps of us";
+    for (const size_t large : {size_t{1}, size_t{3}}) {
+      EXPECT_GT(backend->elapsed_ns(stamps[large], stamps[large + 1]), 50'000);
+      EXPECT_GT(backend->elapsed_ns(stamps[large], stamps[large + 1]),
+                5 * backend->elapsed_ns(stamps[5], stamps[6]));
+    }
+    before_ns = backend->elapsed_ns(stamps[1], stamps[6]);
+    backend->replay(plain);
+    backend->synchronize();
+    EXPECT_EQ(backend->elapsed_ns(stamps[1], stamps[6]), before_ns) << "plain replays read nothing";
+  }
+  EXPECT_EQ(read(c).back(), 5);
+  EXPECT_EQ(read(to).back(), 1);
+}
+
+TEST_F(CudaBackendTest, ReadingMemoryIsAsFastAsTheGpuPromises) {
+  const double rate = measure_cuda_read_rate(backend->limits().ordinal, 0.05);
+  EXPECT_GT(rate, 1e11);
+  EXPECT_LT(rate, 1e13);
+}
+
 TEST_F(CudaBackendTest, WeightsOfAnySizeAndStrideArriveWhole) {
   for (const int64_t rows : {1, 3, 1500})
     for (const int64_t cols : {1, 7, 4099}) {

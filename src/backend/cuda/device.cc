@@ -47,8 +47,11 @@ std::string explain(cudaError_t status) {
 DeviceLimits read_limits(int ordinal) {
   cudaDeviceProp prop{};
   cuda_check(cudaGetDeviceProperties(&prop, ordinal), "asking for the GPU's properties");
+  char bus_id[32] = {};
+  cuda_check(cudaDeviceGetPCIBusId(bus_id, sizeof(bus_id), ordinal), "asking where the GPU is");
   return {.ordinal = ordinal,
           .name = prop.name,
+          .pci_bus_id = bus_id,
           .compute_major = prop.major,
           .compute_minor = prop.minor,
           .num_sms = prop.multiProcessorCount,

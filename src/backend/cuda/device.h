@@ -11,6 +11,7 @@ namespace nanoflow::cuda {
 struct DeviceLimits {
   int ordinal = 0;
   std::string name;
+  std::string pci_bus_id;  ///< "0000:1a:00.0"; other programs' numbers of the GPU may differ
   int compute_major = 0;
   int compute_minor = 0;
   int num_sms = 0;

@@ -22,4 +22,8 @@ struct CudaBackendOptions {
 /// ranks, IoError and FormatError for the table.
 std::unique_ptr<Backend> make_cuda_backend(const CudaBackendOptions& options);
 
+/// Bytes per second at which a kernel that does nothing else reads the memory of GPU `ordinal`,
+/// over `seconds` after a warm-up. Takes 1 GiB. Throws CudaError, OutOfMemory.
+double measure_cuda_read_rate(int ordinal, double seconds);
+
 }  // namespace nanoflow

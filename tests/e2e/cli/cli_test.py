@@ -670,7 +670,19 @@ class Bench(Case):
         self.assertEqual(values["generated_tokens"], 160)
         self.assertGreater(values["gemm_ceiling_flops"], 1e8)
         self.assertGreater(values["total_tok_per_s"], 0)
-        self.assertAlmostEqual(sum(values["step_time"][r] for r in ("compute", "memory", "network")), 1, places=6)
+        step_time = values["step_time"]
+        self.assertAlmostEqual(sum(step_time[part] for part in ("gemm", "attention_decode", "attention_prefill", "network",
+                                                                "other", "gaps")), 1, places=6)
+        self.assertGreater(step_time["timed_steps"], 0)
+        self.assertGreater(step_time["gemm_flops_per_s"], 0)
+        self.assertAlmostEqual(sum(step_time["ops"].values()) + step_time["gaps"], 1, places=6)
+
+    def test_steps_that_are_not_timed_have_no_figures(self):
+        report = self.folder / "report.json"
+        done = run("bench", "throughput", "--model", MODELS / "file_llama_f32", "--input-len", 16, "--output-len", 8,
+                   "--num-requests", 2, "--json", report, "--dtype", "float32", "--timed-step-interval", 0)
+        self.assertIn("n/a (no step's operations were timed)", done.stdout)
+        self.assertIsNone(json.loads(report.read_text())["step_time"])
 
     def test_trace_and_dummy_weights(self):
         trace = self.folder / "trace.csv"

@@ -45,6 +45,7 @@ struct Variant {
   int64_t max_num_batched_tokens = 64;
   bool reference = true;
   bool capture_graphs = true;
+  int64_t timed_step_interval = 0;
 };
 
 EngineConfig config_of(const Variant& setup, const ModelConfig& model) {
@@ -55,6 +56,7 @@ EngineConfig config_of(const Variant& setup, const ModelConfig& model) {
   config.tp_size = setup.tp_size;
   config.pipeline = setup.pipeline;
   config.capture_graphs = setup.capture_graphs;
+  config.timed_step_interval = setup.timed_step_interval;
   config.kv_cache_bytes = setup.kv_tokens * model.kv_bytes_per_token(setup.dtype, setup.tp_size);
   return config;
 }
@@ -73,7 +75,8 @@ BackendFactory cpu_factory(bool reference) {
 /// An engine on a tiny model with made-up weights.
 class TinyEngine {
  public:
-  explicit TinyEngine(const Variant& setup) : model_(tiny_model(setup.moe)) {
+  explicit TinyEngine(const Variant& setup, const StepRecordSink& records = {})
+      : model_(tiny_model(setup.moe)) {
     DummyOptions weights;
     weights.seed = 11;
     weights.matrix_deviation = 0.15;
@@ -81,7 +84,9 @@ class TinyEngine {
     const auto source = make_dummy_source(model_, weights);
     const EngineConfig config = config_of(setup, model_);
     engine_ = std::make_unique<Engine>(
-        config, make_worker_group(config, model_, *source, cpu_factory(setup.reference), logger_),
+        config,
+        make_worker_group(config, model_, *source, cpu_factory(setup.reference), logger_, {},
+                          records),
         clock_, logger_);
   }
 
@@ -219,6 +224,89 @@ INSTANTIATE_TEST_SUITE_P(Setups, EngineE2e,
                            return s.pipeline + "_tp" + std::to_string(s.tp_size) + "_" +
                                   std::string(dtype_name(s.dtype)) + (s.moe ? "_moe" : "");
                          });
+
+/// Everything that one timed step's ops must obey.
+void check_ops(const StepRecord& step) {
+  std::map<LaneId, int64_t> lane_end;
+  std::map<std::pair<std::string, int>, int64_t> rows;
+  for (const OpRecord& op : step.ops) {
+    EXPECT_LE(op.begin_ns, op.end_ns) << op.name;
+    EXPECT_GE(op.begin_ns, step.begin_ns) << op.name;
+    EXPECT_LE(op.end_ns, step.end_ns) << op.name;
+    EXPECT_GE(op.begin_ns, lane_end[op.lane]) << op.name << ": a lane runs one op at a time";
+    lane_end[op.lane] = op.end_ns;
+    rows[{op.name, op.layer}] += op.rows.size();
+    if (op.kind == TimeKind::kGemm) EXPECT_GT(op.flops, 0) << op.name;
+    if (op.kind == TimeKind::kAttentionDecode && step.num_decode_rows == 0) EXPECT_EQ(op.bytes, 0);
+  }
+  for (const std::string name : {"qkv", "attn_decode", "attn_prefill", "o"})
+    for (int layer = 0; layer < 3; ++layer)
+      EXPECT_EQ((rows[{name, layer}]), step.bucket) << name << " of layer " << layer;
+}
+
+class EngineE2eTiming : public ::testing::TestWithParam<Variant> {};
+
+TEST_P(EngineE2eTiming, RecordsAreCompleteAndOrderedAndChangeNothing) {
+  const std::vector<Request> requests = mixed_requests(30, 40, 30);
+  Variant plain = GetParam();
+  plain.timed_step_interval = 0;
+  const auto want = run_each_alone(plain, requests);
+  std::vector<StepRecord> records;
+  BusyTimes busy;
+  int64_t steps = 0;
+  {
+    TinyEngine engine(GetParam(), [&](const StepRecord& record) {
+      records.push_back(record);
+      busy.add(record);
+    });
+    expect_equal(run(*engine, requests, requests.size()), want);
+    engine->drain();
+    steps = engine->stats().steps;
+  }
+  ASSERT_EQ(static_cast<int64_t>(records.size()), steps);
+  int64_t timed = 0, step_ns = 0, gemm_ns = 0, all_op_ns = 0, end_ns = 0;
+  for (size_t i = 0; i < records.size(); ++i) {
+    const StepRecord& step = records[i];
+    EXPECT_EQ(step.index, static_cast<int64_t>(i));
+    EXPECT_GE(step.begin_ns, end_ns);
+    EXPECT_TRUE(step.idle_ns == 0 || step.idle_ns == step.begin_ns - end_ns) << i;
+    end_ns = step.end_ns;
+    step_ns += step.ns();
+    if (step.ops.empty()) continue;
+    ++timed;
+    EXPECT_TRUE(i == 0 || records[i - 1].ops.empty()) << "stamps serve one step at a time";
+    check_ops(step);
+    for (const OpRecord& op : step.ops) {
+      all_op_ns += op.ns();
+      if (op.kind == TimeKind::kGemm) gemm_ns += op.ns();
+    }
+  }
+  const BusySnapshot sums = busy.snapshot();
+  EXPECT_EQ(sums.steps, steps);
+  EXPECT_EQ(sums.step_ns, step_ns);
+  EXPECT_EQ(sums.timed_steps, timed);
+  EXPECT_EQ(sums.kind(TimeKind::kGemm).ns, gemm_ns);
+  EXPECT_LE(sums.any_ns, sums.timed_ns);
+  if (GetParam().pipeline == "sequential") {
+    EXPECT_EQ(sums.any_ns, all_op_ns);
+    EXPECT_EQ(sums.overlap_ns, 0);
+  }
+  const int64_t interval = GetParam().timed_step_interval;
+  EXPECT_GE(timed, steps / std::max<int64_t>(2, interval) - 1);
+  EXPECT_LE(timed, steps / std::max<int64_t>(2, interval) + 1);
+}
+
+INSTANTIATE_TEST_SUITE_P(
+    Setups, EngineE2eTiming,
+    ::testing::Values(Variant{.timed_step_interval = 1}, Variant{.timed_step_interval = 3},
+                      Variant{.capture_graphs = false, .timed_step_interval = 2},
+                      Variant{.pipeline = "overlap2", .timed_step_interval = 1},
+                      Variant{.pipeline = "overlap3", .tp_size = 2, .timed_step_interval = 4}),
+    [](const auto& param) {
+      const Variant& s = param.param;
+      return s.pipeline + "_tp" + std::to_string(s.tp_size) + "_every" +
+             std::to_string(s.timed_step_interval) + (s.capture_graphs ? "" : "_eager");
+    });
 
 // The same request in chunks of any size, and with its prompt scored in several runs of the sample
 // graph, gives the same numbers.

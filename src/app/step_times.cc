@@ -102,7 +102,8 @@ Json step_times_json(const BusySnapshot& busy, const Ceilings& ceilings) {
   json.set("mean_step_ms", static_cast<double>(busy.step_ns) * 1e-6 /
                                static_cast<double>(std::max<int64_t>(1, busy.steps)));
   json.set("timed_steps", busy.timed_steps);
-  json.set("timing_cost", busy.timing_cost());
+  const std::optional<double> cost = busy.timing_cost();
+  json.set("timing_cost", cost.has_value() ? Json(*cost) : Json());
   return json;
 }
 
@@ -126,8 +127,10 @@ std::vector<std::pair<std::string, std::string>> step_times_lines(const BusySnap
     if (value >= 0.005)
       ops += fmt::format("{}{} {:.1f} %", ops.empty() ? "" : ", ", op, 100 * value);
   lines.emplace_back("ops", ops);
-  lines.emplace_back("timed", fmt::format("{} of {} steps, each {:.1f} % longer for it",
-                                          busy.timed_steps, busy.steps, 100 * busy.timing_cost()));
+  std::string timed = fmt::format("{} of {} steps", busy.timed_steps, busy.steps);
+  if (const auto cost = busy.timing_cost())
+    timed += fmt::format(", each {:.1f} % longer for it", 100 * *cost);
+  lines.emplace_back("timed", timed);
   return lines;
 }
 

@@ -15,8 +15,8 @@ OpRecord op(const std::string& name, TimeKind kind, int64_t begin_ns, int64_t en
   return record;
 }
 
-/// A timed step of 90 ns and a plain one of 80 ns, 15 ns idle before each.
-BusySnapshot two_steps() {
+/// Eight timed steps of 90 ns and as many plain ones of 80 ns, 15 ns idle before each.
+BusySnapshot some_steps() {
   BusyTimes busy;
   StepRecord step{.index = 0, .bucket = 8};
   step.begin_ns = 100;
@@ -25,16 +25,19 @@ BusySnapshot two_steps() {
   step.ops = {op("qkv", TimeKind::kGemm, 100, 140, 2e4, 1000),
               op("attn_decode", TimeKind::kAttentionDecode, 145, 165, 1e3, 100),
               op("sample", TimeKind::kOther, 165, 175, 0, 0)};
-  busy.add(step);
-  step.end_ns = 180;
-  step.ops.clear();
-  busy.add(step);
+  StepRecord plain{.index = 1, .bucket = 8};
+  plain.end_ns = 80;
+  plain.idle_ns = 15;
+  for (int i = 0; i < 8; ++i) {
+    busy.add(step);
+    busy.add(plain);
+  }
   return busy.snapshot();
 }
 
 TEST(StepTimes, SharesAddUpAndRatesStandBesideTheirCeilings) {
   const Ceilings ceilings{.gemm_flops = 1e12, .read_bytes_per_s = 2e10};
-  const Json json = step_times_json(two_steps(), ceilings);
+  const Json json = step_times_json(some_steps(), ceilings);
   const auto value = [&](std::string_view name) { return json.find(name)->as_double(); };
   EXPECT_NEAR(value("gaps_between_steps"), 30.0 / 200, 1e-12);
   EXPECT_NEAR(value("gaps_inside_steps"), 20.0 / 90 * 0.85, 1e-12);
@@ -50,11 +53,11 @@ TEST(StepTimes, SharesAddUpAndRatesStandBesideTheirCeilings) {
   EXPECT_NEAR(value("timing_cost"), 90.0 / 80 - 1, 1e-12);
   EXPECT_EQ(value("overlap"), 0);
   std::string text;
-  for (const auto& [name, line] : step_times_lines(two_steps(), ceilings))
+  for (const auto& [name, line] : step_times_lines(some_steps(), ceilings))
     text += name + ": " + line + "\n";
   EXPECT_NE(text.find("GEMM: 0.50 TFLOP/s = 50.0 % of the ceiling"), std::string::npos) << text;
   EXPECT_NE(text.find("KV 5.0 GB/s = 25.0 % of the ceiling"), std::string::npos) << text;
-  EXPECT_NE(text.find("1 of 2 steps, each 12.5 % longer for it"), std::string::npos) << text;
+  EXPECT_NE(text.find("8 of 16 steps, each 12.5 % longer for it"), std::string::npos) << text;
   EXPECT_EQ(text.find("prefill attention:"), std::string::npos) << text;
 }
 

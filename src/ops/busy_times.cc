@@ -74,15 +74,16 @@ double BusySnapshot::idle_share() const {
   return all_ns > 0 ? static_cast<double>(idle_ns) / static_cast<double>(all_ns) : 0;
 }
 
-double BusySnapshot::timing_cost() const {
+std::optional<double> BusySnapshot::timing_cost() const {
   double timed = 0, plain = 0;  // of as many steps
   for (const auto& [rows, b] : buckets) {
-    if (b.timed == 0 || b.plain == 0) continue;
+    if (std::min(b.timed, b.plain) < kComparable) continue;
     timed += static_cast<double>(b.timed_ns);
     plain += static_cast<double>(b.plain_ns) / static_cast<double>(b.plain) *
              static_cast<double>(b.timed);
   }
-  return plain > 0 ? timed / plain - 1 : 0;
+  if (plain <= 0) return std::nullopt;
+  return timed / plain - 1;
 }
 
 void BusyTimes::add(const StepRecord& record) {

@@ -7,6 +7,7 @@
 #include <functional>
 #include <map>
 #include <mutex>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -84,9 +85,11 @@ struct BusySnapshot {
   [[nodiscard]] double idle_share() const;
   /// What happened after `earlier`.
   [[nodiscard]] BusySnapshot since(const BusySnapshot& earlier) const;
-  /// By what share a step whose ops are timed takes longer than the others of its bucket; 0 where
-  /// no bucket has both.
-  [[nodiscard]] double timing_cost() const;
+  /// By what share a step whose ops are timed takes longer than the others of its bucket; nullopt
+  /// where no bucket has kComparable of both.
+  [[nodiscard]] std::optional<double> timing_cost() const;
+  /// Fewer steps of a bucket differ by what they compute.
+  static constexpr int64_t kComparable = 8;
 };
 
 /// Collects. Thread-safe.

@@ -128,8 +128,11 @@ Result<OpenAiRequest> BatchRunner::parse(const DatasetItem& item) {
   limits.allow_unknown_fields = item.is_record;
   Result<OpenAiRequest> request = parse_openai_request(
       item.endpoint, with_defaults(*item.body, options_.defaults), model_.defaults, limits);
-  if (request.has_value() && request->stream)
+  if (!request.has_value()) return request;
+  if (request->stream)
     return fail(ErrorCode::kUnsupported, "stream: a batch cannot stream", "stream");
+  request->max_tokens_is_default =
+      is_absent(*item.body, "max_tokens") && is_absent(*item.body, "max_completion_tokens");
   return request;
 }
 
@@ -199,11 +202,9 @@ void BatchRunner::finish(int64_t key, std::optional<Error> error) {
     cancel(entry);
     stats_.add_failure();
   } else {
-    for (const Choice& choice : entry.completion->choices()) {
-      const auto prompt =
-          static_cast<int64_t>(entry.completion->prompts()[choice.prompt].ids.size());
-      stats_.add(choice.times, prompt, static_cast<int64_t>(choice.tokens.size()));
-    }
+    stats_.add_request(entry.completion->prompt_tokens(), entry.completion->output_tokens());
+    for (const Choice& choice : entry.completion->choices())
+      stats_.add_latency(choice.times, static_cast<int64_t>(choice.tokens.size()));
   }
   if (output_ != nullptr) {
     int status = 200;

@@ -63,6 +63,7 @@ class BatchRunnerTest : public testing::Test {
     }
     runner.run(reader, interrupted_);
     failed_ = runner.stats().failed();
+    stats_ = runner.stats();
   }
   [[nodiscard]] std::vector<Json> lines() const {
     std::vector<Json> lines;
@@ -90,11 +91,28 @@ class BatchRunnerTest : public testing::Test {
   bool check_first_ = true;
   int64_t num_results_ = 0;
   int64_t failed_ = 0;
+  ServingStats stats_;
   TextModel model_;
   SteadyClock clock_;
   Logger logger_{LogLevel::kOff};
   std::unique_ptr<Engine> engine_;
 };
+
+TEST_F(BatchRunnerTest, ARequestOfManySequencesIsOneRequest) {
+  serve("{\"prompt\": [[1, 2, 3], [4, 5]], \"n\": 2, \"max_tokens\": 4, \"ignore_eos\": true}\n");
+  EXPECT_EQ(stats_.requests(), 1);
+  EXPECT_EQ(stats_.prompt_tokens(), 5) << "as its usage says";
+  EXPECT_EQ(stats_.output_tokens(), 16);
+}
+
+TEST_F(BatchRunnerTest, TheRunsLimitGivesWayToTheContext) {
+  options_.defaults = Json::object({{"max_tokens", 199}});
+  serve(
+      "{\"prompt\": [1, 2, 3], \"ignore_eos\": true}\n"
+      "{\"prompt\": [1, 2, 3], \"ignore_eos\": true, \"max_tokens\": 199}\n");
+  EXPECT_EQ(num_tokens(lines()[0]), 197);
+  EXPECT_EQ(status(lines()[1]), 400) << "what the request itself asks for is not cut";
+}
 
 TEST_F(BatchRunnerTest, ServesEveryItemInOrder) {
   serve(items(30));

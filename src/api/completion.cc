@@ -83,9 +83,10 @@ Result<std::vector<EncodedPrompt>> encode_prompts(const TextModel& model,
   return prompts;
 }
 
-/// Engine parameters of choice `i` of a prompt.
-SamplingParams choice_sampling(const OpenAiRequest& request, int64_t i) {
+/// Engine parameters of choice `i` of a prompt that leaves `room` tokens for the output.
+SamplingParams choice_sampling(const OpenAiRequest& request, int64_t i, int64_t room) {
   SamplingParams sampling = request.sampling;
+  if (request.max_tokens_is_default && sampling.max_tokens > room) sampling.max_tokens.reset();
   if (sampling.seed.has_value()) *sampling.seed += static_cast<uint64_t>(i);
   // Echoed text carries the prompt's logprobs, too.
   if (request.echo && sampling.logprobs >= 0)
@@ -109,11 +110,13 @@ Result<Completion> Completion::create(const TextModel& model, OpenAiRequest requ
   completion.response_id_ = std::move(response_id);
   completion.prompts_ = std::move(*prompts);
   for (size_t p = 0; p < completion.prompts_.size(); ++p) {
+    const int64_t room =
+        model.limits.max_model_len - static_cast<int64_t>(completion.prompts_[p].ids.size());
     for (int64_t i = 0; i < request.n; ++i) {
       const RequestId id = first_id + completion.choices_.size();
       completion.engine_requests_.push_back({.id = id,
                                              .prompt = completion.prompts_[p].ids,
-                                             .sampling = choice_sampling(request, i),
+                                             .sampling = choice_sampling(request, i, room),
                                              .eos_token_ids = std::nullopt});
       completion.choices_.push_back({.prompt = p, .request_id = id});
       completion.stops_.push_back(*stop);
@@ -137,7 +140,9 @@ void Completion::append_token(Choice& choice, size_t index, int32_t token, bool 
   choice.tokens.push_back(token);
   choice.text_offsets.push_back(choice.text_characters + count_characters(delta.text));
   if (detokenizers_.empty() || hidden) return;
-  delta.text += stops_[index].push(detokenizers_[index].push(token));
+  // As in vLLM: no stop string ends the output before min_tokens.
+  const bool may_stop = static_cast<int64_t>(choice.tokens.size()) > request_.sampling.min_tokens;
+  delta.text += stops_[index].push(detokenizers_[index].push(token), may_stop);
   if (!stops_[index].stopped()) return;
   choice.finish_reason = "stop";
   choice.stop_reason = Json(stops_[index].matched());

@@ -109,6 +109,34 @@ class EchoAndOffsets : public WithVocabulary {
   }
 };
 
+TEST_F(EchoAndOffsets, NoStopStringEndsTheOutputBeforeMinTokens) {
+  const std::string answer = " one two three two four";  // a token each
+  ASSERT_EQ(plain_ids(answer).size(), 5u);
+  for (const auto& [min_tokens, text] :
+       {std::pair(0, " one"), std::pair(1, " one"), std::pair(2, " one two three"),
+        std::pair(4, answer.c_str())}) {
+    const Json choice = served(
+        Json::object({{"prompt", "x"}, {"stop", " two"}, {"min_tokens", min_tokens}}), answer);
+    EXPECT_EQ(choice.find("text")->as_string(), text) << min_tokens;
+  }
+}
+
+TEST_F(EchoAndOffsets, OnlyAWishedLimitIsHeldAgainstTheContext) {
+  const auto limit = [&](Json body) {
+    model_.limits.max_model_len = 10;
+    const Result<OpenAiRequest> request = parse_openai_request(Endpoint::kCompletions, body);
+    EXPECT_TRUE(request.has_value());
+    return Completion::create(model_, *request, "id", 1)
+        ->take_engine_requests()
+        .front()
+        .sampling.max_tokens;
+  };
+  const Json prompt = Json::array({1, 2, 3});
+  EXPECT_EQ(limit(Json::object({{"prompt", prompt}})), std::nullopt) << "to the context's end";
+  EXPECT_EQ(limit(Json::object({{"prompt", prompt}, {"max_tokens", 16}})), 16) << "refused later";
+  EXPECT_EQ(limit(Json::object({{"prompt", prompt}, {"max_tokens", 2}})), 2);
+}
+
 TEST_F(EchoAndOffsets, OffsetsCountCharacters) {
   for (const bool echo : {false, true}) {
     const Json choice =

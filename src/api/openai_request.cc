@@ -108,6 +108,8 @@ void read_max_tokens(FieldReader& reader, OpenAiRequest& request) {
     int64_t max_tokens = 0;
     reader.read(key, max_tokens, 0, kMaxInt32);
     request.sampling.max_tokens = max_tokens;
+  } else {
+    request.max_tokens_is_default = true;
   }
   if (request.sampling.max_tokens == 0 && !request.echo)
     reader.fail(key, "must be at least 1, or 0 together with \"echo\": true");

@@ -41,6 +41,8 @@ struct OpenAiRequest {
   bool parse_special_in_messages = false;  ///< our own: see ChatRenderOptions
 
   SamplingParams sampling;
+  /// Nobody asked for sampling.max_tokens: where the context leaves less, it ends the output.
+  bool max_tokens_is_default = false;
   int64_t n = 1;
   std::vector<std::string> stop;
   bool include_stop_str_in_output = false;

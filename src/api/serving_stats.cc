@@ -30,9 +30,17 @@ Json Distribution::to_json(double scale) const {
 }
 
 void ServingStats::add(const RequestTimes& times, int64_t prompt_tokens, int64_t output_tokens) {
+  add_request(prompt_tokens, output_tokens);
+  add_latency(times, output_tokens);
+}
+
+void ServingStats::add_request(int64_t prompt_tokens, int64_t output_tokens) {
   ++requests_;
   prompt_tokens_ += prompt_tokens;
   output_tokens_ += output_tokens;
+}
+
+void ServingStats::add_latency(const RequestTimes& times, int64_t output_tokens) {
   if (times.first_token_ns == 0) return;
   ttft_s_.push_back(static_cast<double>(times.first_token_ns - times.submitted_ns) * 1e-9);
   if (output_tokens < 2) return;

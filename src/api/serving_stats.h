@@ -23,11 +23,15 @@ struct Distribution {
 /// Linear interpolation between closest ranks (numpy's default); 0 when empty. p in [0, 1].
 double percentile(const std::vector<double>& sorted, double p);
 
-/// Collects finished sequences of one run.
+/// Collects finished requests of one run.
 class ServingStats {
  public:
-  /// One finished sequence: TTFT = first token - submission; TPOT = (end - first token) / (tokens -
-  /// 1), for two tokens and more.
+  /// One finished request, tokens as its usage says.
+  void add_request(int64_t prompt_tokens, int64_t output_tokens);
+  /// One of its sequences (a request with n or several prompts has more than one): TTFT = first
+  /// token - submission; TPOT = (end - first token) / (tokens - 1), for two tokens and more.
+  void add_latency(const RequestTimes& times, int64_t output_tokens);
+  /// A request of one sequence.
   void add(const RequestTimes& times, int64_t prompt_tokens, int64_t output_tokens);
   void add_failure() { ++failed_; }
 

@@ -71,24 +71,27 @@ class Run {
     result_.kv_tokens_read += kv_reads(item);
   }
 
-  /// Prompt rows are counted when computed; recomputed ones would count twice, so they are capped.
+  /// Rows that a preemption threw away no longer count; until they are back, nothing does.
   void sample(bool last) {
     constexpr double kInterval = 0.05;
     const double now_s = clock_.now_s() - start_s_;
     if (!last && !samples_.empty() && now_s - samples_.back().time_s < kInterval) return;
-    const int64_t prompt_rows = engine_.stats().prompt_tokens - before_.prompt_tokens;
-    samples_.push_back({now_s, prompt_rows + output_tokens_});
+    const EngineStats now = engine_.stats();
+    const int64_t prompt_rows = (now.prompt_tokens - before_.prompt_tokens) -
+                                (now.recomputed_rows - before_.recomputed_rows);
+    const int64_t reached = samples_.empty() ? 0 : samples_.back().tokens;
+    samples_.push_back({now_s, std::max(reached, prompt_rows + output_tokens_)});
   }
 
   void finish(bool was_interrupted) {
     const EngineStats after = engine_.stats();
     result_.elapsed_s = clock_.now_s() - start_s_;
     std::tie(result_.steady_tok_per_s, result_.steady_s) = steady_rate(samples_);
+    result_.sampled_tokens = samples_.back().tokens;
     result_.steps = after.steps - before_.steps;
     result_.preemptions = after.preemptions - before_.preemptions;
     result_.wasted_rows = after.wasted_rows - before_.wasted_rows;
-    result_.recomputed_tokens = std::max<int64_t>(
-        0, after.prompt_tokens - before_.prompt_tokens - result_.serving.prompt_tokens());
+    result_.recomputed_tokens = after.recomputed_rows - before_.recomputed_rows;
     result_.requests_cut_off = static_cast<int64_t>(workload_.size()) - finished_;
     for (RequestId id = 1; was_interrupted && id <= next_; ++id) engine_.cancel(id);
   }

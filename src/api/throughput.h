@@ -26,10 +26,11 @@ struct ThroughputResult {
   double elapsed_s = 0;
   double steady_tok_per_s = 0;  ///< prompt + generated, over the middle half of all tokens
   double steady_s = 0;          ///< how long that middle half took
+  int64_t sampled_tokens = 0;   ///< what it is the middle half of
   int64_t steps = 0;
   int64_t preemptions = 0;
   int64_t wasted_rows = 0;
-  int64_t recomputed_tokens = 0;  ///< prompt rows computed more than once
+  int64_t recomputed_tokens = 0;  ///< rows that preemptions threw away
   int64_t kv_tokens_read =
       0;  ///< sum over output tokens of their context: what decode attention reads
   int64_t requests_cut_off = 0;  ///< unfinished when the run was interrupted

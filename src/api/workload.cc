@@ -124,6 +124,17 @@ std::vector<std::pair<int64_t, int64_t>> read_length_trace(const std::filesystem
   return rows;
 }
 
+Json WorkloadOptions::to_json() const {
+  const bool drawn = trace.empty();
+  return Json::object({{"input_len", drawn ? Json(input_len) : Json()},
+                       {"output_len", drawn ? Json(output_len) : Json()},
+                       {"range_ratio", drawn ? Json(range_ratio) : Json()},
+                       {"trace", drawn ? Json() : Json(trace.string())},
+                       {"trace_in_order", trace_in_order},
+                       {"request_rate", request_rate},
+                       {"seed", static_cast<int64_t>(seed)}});
+}
+
 std::vector<WorkItem> make_workload(const WorkloadOptions& options, int64_t max_model_len) {
   check_options(options);
   SplitMix64 random(options.seed);

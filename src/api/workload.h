@@ -8,6 +8,8 @@
 #include <utility>
 #include <vector>
 
+#include "base/json.h"
+
 namespace nanoflow {
 
 struct WorkloadOptions {
@@ -19,6 +21,9 @@ struct WorkloadOptions {
   bool trace_in_order = false;  ///< rows as they are, from the first; else drawn with the seed
   double request_rate = 0;      ///< mean requests per second of a Poisson process; 0: all at once
   uint64_t seed = 0;
+
+  /// What a report needs to be repeated; lengths are null where a trace replaces them.
+  [[nodiscard]] Json to_json() const;
 };
 
 struct WorkItem {

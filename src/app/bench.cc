@@ -81,7 +81,13 @@ int run(BenchOptions o) {
                                 .device = stack.device(),
                                 .energy = *energy};
   report.print();
-  if (!o.json.empty()) write_file_atomically(o.json, report.to_json().dump(2) + "\n");
+  if (!o.json.empty()) {
+    Json json = report.to_json();
+    json.set("model", stack.text().name);
+    json.set("device", stack.device().name);
+    json.set("workload", o.workload.to_json());
+    write_file_atomically(o.json, json.dump(2) + "\n");
+  }
   return interrupted() ? kInterruptedExit : 0;
 }
 

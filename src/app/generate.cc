@@ -52,7 +52,10 @@ Json sampling_fields(const GenerateOptions& o) {
   return body;
 }
 
-Result<std::string> answer_prompt(AnswerStream& stream, const GenerateOptions& o) {
+/// The answer to --prompt; the context, `max_model_len` tokens, may end it before --max-tokens
+/// does.
+Result<std::string> answer_prompt(AnswerStream& stream, const GenerateOptions& o,
+                                  int64_t max_model_len) {
   Json body = sampling_fields(o);
   body.set("max_tokens", o.max_tokens);
   const bool chat = o.chat || o.system.has_value();  // a system message is a chat's
@@ -67,11 +70,12 @@ Result<std::string> answer_prompt(AnswerStream& stream, const GenerateOptions& o
   Result<Completion> completion =
       stream.prepare(chat ? Endpoint::kChatCompletions : Endpoint::kCompletions, body);
   if (!completion.has_value()) return tl::unexpected(completion.error());
-  return stream.run(std::move(*completion));
+  const int64_t room = max_model_len - completion->prompt_tokens();
+  return stream.run(std::move(*completion), room > 0 ? std::min(o.max_tokens, room) : o.max_tokens);
 }
 
-int run_once(AnswerStream& stream, const GenerateOptions& o) {
-  const Result<std::string> text = answer_prompt(stream, o);
+int run_once(AnswerStream& stream, const GenerateOptions& o, int64_t max_model_len) {
+  const Result<std::string> text = answer_prompt(stream, o, max_model_len);
   if (!text.has_value()) {
     fmt::print(stderr, "nanoflow: {}\n", text.error().message);
     return 1;
@@ -86,10 +90,11 @@ int run(const GenerateOptions& o) {
   const SteadyClock clock;
   const double start_s = clock.now_s();
   AnswerStream stream(stack, stats);
-  const int code = o.prompt.has_value()
-                       ? run_once(stream, o)
-                       : run_chat(stream, {o.system, o.max_tokens, sampling_fields(o)},
-                                  stack.text().limits.max_model_len);
+  const int64_t max_model_len = stack.text().limits.max_model_len;
+  const int code =
+      o.prompt.has_value()
+          ? run_once(stream, o, max_model_len)
+          : run_chat(stream, {o.system, o.max_tokens, sampling_fields(o)}, max_model_len);
   if (o.stats) fmt::print(stderr, "\n{}", stats.table(clock.now_s() - start_s));
   return code;
 }

@@ -63,11 +63,17 @@ std::string shown_prompt(const DatasetItem& item) {
   return content == nullptr ? std::string() : beginning(*content);
 }
 
+/// An engine's message leaves the field to Error::param.
+std::string with_field(const Error& error) {
+  const bool named = error.param.empty() || error.message.find(error.param) != std::string::npos;
+  return named ? error.message : fmt::format("{}: {}", error.param, error.message);
+}
+
 void print_result(const BatchResult& result) {
   std::string line = fmt::format("[{}] {}", result.item.index, one_line(shown_prompt(result.item)));
   if (result.error.has_value()) {
-    line +=
-        fmt::format(" => ERROR {}\n", one_line(shortened(result.error->message, kShownMessage)));
+    line += fmt::format(" => ERROR {}\n",
+                        one_line(shortened(with_field(*result.error), kShownMessage)));
   } else {
     for (const Choice& choice : result.completion->choices())
       line += fmt::format(" => {}", one_line(choice.text));

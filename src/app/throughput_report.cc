@@ -78,10 +78,12 @@ void ThroughputReport::print() const {
   print_line("whole run",
              fmt::format("{:.1f} tok/s = {:.1f} % of the compute optimum ({:.0f} tok/s)",
                          whole_run(), 100 * whole_run() / compute_optimum(), compute_optimum()));
-  print_line("steady state", fmt::format("{:.1f} tok/s = {:.1f} % (middle half of the tokens, "
-                                         "{:.1f} s)",
-                                         t.steady_tok_per_s,
-                                         100 * t.steady_tok_per_s / compute_optimum(), t.steady_s));
+  print_line("steady state",
+             t.steady_s > 0
+                 ? fmt::format("{:.1f} tok/s = {:.1f} % (middle half of the tokens, {:.1f} s)",
+                               t.steady_tok_per_s, 100 * t.steady_tok_per_s / compute_optimum(),
+                               t.steady_s)
+                 : std::string("n/a (the run was too short)"));
   print_line(
       "sequential roofline",
       fmt::format("{:.0f} tok/s (GEMMs, then KV reads, at the ceilings)", sequential_roofline()));

@@ -38,7 +38,7 @@ Result<StopStrings> StopStrings::create(std::vector<std::string> stops, bool inc
   return result;
 }
 
-std::string StopStrings::push(std::string_view text) {
+std::string StopStrings::push(std::string_view text, bool may_stop) {
   if (matched_) return {};
   if (patterns_.empty()) return std::string(text);
   std::string out = std::move(held_);
@@ -50,7 +50,10 @@ std::string StopStrings::push(std::string_view text) {
       Pattern& p = patterns_[i];
       while (p.state > 0 && c != p.text[p.state]) p.state = p.fail[p.state];
       if (c == p.text[p.state]) ++p.state;
-      if (p.state == p.text.size() && p.state > longest) {
+      if (p.state < p.text.size()) continue;
+      if (!may_stop) {
+        p.state = p.fail[p.state];
+      } else if (p.state > longest) {
         longest = p.state;
         matched_ = i;
       }

@@ -25,8 +25,9 @@ class StopStrings final {
                                                   bool include_in_output = false);
 
   /// Takes the next part of the text (whole UTF-8 characters) and returns what may be shown now.
-  /// After a stop was found everything that follows is swallowed.
-  [[nodiscard]] std::string push(std::string_view text);
+  /// After a stop was found everything that follows is swallowed. A stop that is complete within
+  /// this part counts only if `may_stop`; one that began in a part that may not stop, always.
+  [[nodiscard]] std::string push(std::string_view text, bool may_stop = true);
 
   /// The end of the text without a stop: what was held back. "" after a stop.
   [[nodiscard]] std::string finish();

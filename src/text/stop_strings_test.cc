@@ -54,6 +54,14 @@ TEST(StopStrings, FinishGivesWhatWasHeld) {
   EXPECT_EQ(stops.finish(), "EN");
 }
 
+TEST(StopStrings, PartsThatMayNotStopAreOnlyText) {
+  StopStrings stops = *StopStrings::create({"aba"});
+  EXPECT_EQ(stops.push("xaba", false), "xab");
+  EXPECT_EQ(stops.push("b"), "");
+  EXPECT_EQ(stops.push("a"), "");
+  EXPECT_TRUE(stops.stopped()) << "a stop that began in the first part";
+}
+
 TEST(StopStrings, RefusesEmptyAndInvalid) {
   EXPECT_EQ(StopStrings::create({"a", ""}).error().param, "stop");
   EXPECT_EQ(StopStrings::create({"\xFF"}).error().code, ErrorCode::kInvalidArgument);

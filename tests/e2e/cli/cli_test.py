@@ -668,6 +668,9 @@ class Bench(Case):
         self.assertEqual(values["requests"], 20)
         self.assertEqual(values["prompt_tokens"], 320)
         self.assertEqual(values["generated_tokens"], 160)
+        self.assertEqual((values["workload"]["input_len"], values["workload"]["output_len"]), (16, 8))
+        self.assertIn("file_llama_f32", values["model"])
+        self.assertTrue(values["device"])
         self.assertGreater(values["gemm_ceiling_flops"], 1e8)
         self.assertGreater(values["total_tok_per_s"], 0)
         step_time = values["step_time"]

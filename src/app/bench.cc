@@ -103,10 +103,10 @@ void add_bench(CLI::App& app, Command& command) {
   CLI::App* sub = bench->add_subcommand("throughput", "Tokens per second of a synthetic workload");
   auto o = std::make_shared<BenchOptions>();  // shared by the options and the command they run
   sub->add_option("--input-len", o->workload.input_len, "Prompt tokens")
-      ->check(CLI::PositiveNumber)
+      ->check(CLI::Range(int64_t{1}, int64_t{INT64_MAX}))
       ->capture_default_str();
   sub->add_option("--output-len", o->workload.output_len, "Generated tokens")
-      ->check(CLI::PositiveNumber)
+      ->check(CLI::Range(int64_t{1}, int64_t{INT64_MAX}))
       ->capture_default_str();
   sub->add_option("--range-ratio", o->workload.range_ratio,
                   "Lengths vary by this share around the mean")

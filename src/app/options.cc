@@ -75,15 +75,15 @@ void add_model_options(CLI::App& command, ModelOptions& o) {
   command
       .add_option("--max-model-len", o.max_model_len,
                   "Longest prompt + output, in tokens; 0: the model's")
-      ->check(CLI::NonNegativeNumber)
+      ->check(CLI::Range(int64_t{0}, int64_t{INT32_MAX}))
       ->group(engine);
   command
       .add_option("--max-num-seqs", o.max_num_seqs, "Most sequences that run at once; 0: chosen")
-      ->check(CLI::NonNegativeNumber)
+      ->check(CLI::Range(int64_t{0}, int64_t{INT32_MAX}))
       ->group(engine);
   command
       .add_option("--max-num-batched-tokens", o.max_num_batched_tokens, "Rows of a step; 0: chosen")
-      ->check(CLI::NonNegativeNumber)
+      ->check(CLI::Range(int64_t{0}, int64_t{INT32_MAX}))
       ->group(engine);
   command.add_option("--kv-cache-gib", o.kv_cache_gib, "Memory for the KV cache; 0: chosen")
       ->check(number_between(0, kMaxGib))

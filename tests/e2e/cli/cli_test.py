@@ -274,6 +274,12 @@ class Refusals(Case):
         self.fails(*self.model("bench", "throughput"), "--json", path, words=[f"{path}: cannot create"])
         self.fails(*self.model("bench", "throughput"), "--json", self.folder, words=["is a folder"])
 
+    def test_a_number_out_of_range_is_answered_with_a_range_to_read(self):
+        for option, value in (("--max-num-seqs", -1), ("--max-model-len", -1), ("--max-num-batched-tokens", -1), ("--input-len", 0)):
+            done = run("bench", "throughput", "--model", "x", f"{option}={value}", check=False)
+            self.assertEqual(done.returncode, 2)
+            self.assertLess(len(done.stderr.splitlines()[0]), 100, done.stderr)
+
     def test_bench_help_shows_its_own_examples(self):
         text = run("bench", "--help").stdout
         self.assertIn("nanoflow bench throughput", text)

@@ -29,7 +29,7 @@ class LineReaderTest : public ::testing::Test {
     if (writer_ >= 0) ::close(writer_);
     std::filesystem::remove(path_);
   }
-  void write(std::string_view text) {
+  void write(std::string_view text) const {
     ASSERT_EQ(::write(writer_, text.data(), text.size()), static_cast<ssize_t>(text.size()));
   }
   void close_writer() {

@@ -12,13 +12,13 @@ bool is_continuation(char c) {
   return (static_cast<unsigned char>(c) & 0xC0u) == 0x80u;
 }
 
-struct CodePoint {
+struct Scanned {
   uint32_t value = 0;
   size_t bytes = 0;  ///< 0: no UTF-8
 };
 
 /// The first code point of `text`, which is not empty.
-CodePoint first_code_point(std::string_view text) {
+Scanned first_code_point(std::string_view text) {
   const auto byte = [&](size_t i) {
     return static_cast<uint32_t>(static_cast<unsigned char>(text[i]));
   };
@@ -45,7 +45,7 @@ bool is_control(uint32_t c) {
 std::string escaped(std::string_view text, bool keep_lines) {
   std::string out;
   while (!text.empty()) {
-    const CodePoint c = first_code_point(text);
+    const Scanned c = first_code_point(text);
     if (c.bytes == 0) {
       out += fmt::format("\\x{:02x}", static_cast<unsigned char>(text.front()));
       text.remove_prefix(1);

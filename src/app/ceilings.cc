@@ -95,6 +95,7 @@ double measure_read(int threads) {
   double reading_s = 0;
   {
     std::vector<std::jthread> readers;
+    readers.reserve(static_cast<size_t>(count));
     for (int t = 0; t < count; ++t) {
       readers.emplace_back([&, t] {
         std::vector<uint64_t> data(kWords, static_cast<uint64_t>(t) + 1);

@@ -169,7 +169,7 @@ std::optional<DType> parse_dtype(const std::string& name) {
 std::filesystem::path resolve_model(const ModelOptions& options) {
   if (options.model.empty())
     throw ConfigError("--model", "name a folder, a .gguf file, or a hub id (org/name)");
-  const std::filesystem::path path(options.model);
+  std::filesystem::path path(options.model);
   if (is_folder(path)) return model_in_folder(path);
   if (file_exists(path)) return path;
   if (is_gguf(path) || options.model.starts_with('/') || options.model.starts_with('.') ||

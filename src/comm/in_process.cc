@@ -156,6 +156,7 @@ std::vector<std::unique_ptr<Communicator>> make_in_process_group(int size) {
   NANO_CHECK(size >= 1, "group of {}", size);
   const auto group = std::make_shared<Group>(size);
   std::vector<std::unique_ptr<Communicator>> ranks;
+  ranks.reserve(static_cast<size_t>(size));
   for (int rank = 0; rank < size; ++rank)
     ranks.push_back(std::make_unique<InProcessCommunicator>(group, rank));
   return ranks;

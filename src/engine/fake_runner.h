@@ -98,7 +98,7 @@ class FakeRunner final : public StepRunner {
     const auto rows = static_cast<size_t>(batch.header.num_rows);
     for (size_t t = 0; t < rows; ++t) {
       const int32_t id = batch.token_ids[t];
-      const int32_t token = id >= 0 ? id : last_token_.at(static_cast<size_t>(~id));
+      const int32_t token = id >= 0 ? id : last_token_.at(static_cast<size_t>(~int64_t{id}));
       NANO_CHECK(token >= 0, "row {} takes a token that nobody chose", t);
       cache_.at(static_cast<size_t>(batch.kv_slots[t])) = {token, batch.positions[t]};
     }

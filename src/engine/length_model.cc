@@ -33,8 +33,8 @@ size_t LengthModel::bucket_of(int64_t length) {
   const auto value = static_cast<uint64_t>(length - 1);  // 16 .. 31: first doubling
   const int log2 = std::bit_width(value) - 1;
   const auto eighth = static_cast<int>(value >> (log2 - 3)) - kPerDoubling;
-  const auto bucket = static_cast<size_t>(kExact + (log2 - 4) * kPerDoubling + eighth);
-  return std::min(bucket, kBuckets - 1);
+  const int bucket = kExact + (log2 - 4) * kPerDoubling + eighth;
+  return std::min(static_cast<size_t>(bucket), kBuckets - 1);
 }
 
 int64_t LengthModel::last_length(size_t bucket) {

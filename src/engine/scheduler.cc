@@ -210,7 +210,7 @@ SchedulerStats Scheduler::stats() const {
 }
 
 std::string Scheduler::check_integrity() const {
-  if (const std::string problem = pool_.check_integrity(); !problem.empty()) return problem;
+  if (std::string problem = pool_.check_integrity(); !problem.empty()) return problem;
   std::set<int32_t> slots(free_slots_.begin(), free_slots_.end());
   int64_t pages = retired_pages_;
   for (const SequencePtr& sequence : running_) {

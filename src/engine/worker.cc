@@ -94,8 +94,9 @@ int64_t Worker::affordable_pages() const {
   const DeviceInfo device = backend_->device();
   const bool shared = device.device.kind == Device::Kind::kHost;  // by all ranks
   const int64_t ranks = shared ? config_.tp_size : 1;
-  const auto share = static_cast<int64_t>(config_.kv_memory_fraction *
-                                          static_cast<double>(device.free_bytes / ranks));
+  const int64_t free_bytes = device.free_bytes / ranks;
+  const auto share =
+      static_cast<int64_t>(config_.kv_memory_fraction * static_cast<double>(free_bytes));
   const int64_t budget = config_.kv_cache_bytes > 0 ? config_.kv_cache_bytes : share;
   const int64_t affordable = budget / bytes_per_page();
   const int64_t page_size = kv_layout_.page_size;

@@ -80,7 +80,7 @@ struct ScaleMin {
   int min;
 };
 
-ScaleMin scale_min(const uint8_t* packed, int group) {
+ScaleMin scale_min(const uint8_t* packed, int64_t group) {
   if (group < 4) return {packed[group] & 63, packed[group + 4] & 63};
   return {(packed[group + 4] & 15) | ((packed[group - 4] >> 6) << 4),
           (packed[group + 4] >> 4) | ((packed[group] >> 6) << 4)};
@@ -90,12 +90,12 @@ void q4_k(const uint8_t* block, float* out) {
   const float d = half_at(block);
   const float dmin = half_at(block + 2);
   const uint8_t* scales = block + 4;
-  for (int group = 0; group < 8; ++group) {
+  for (int64_t group = 0; group < 8; ++group) {
     const ScaleMin s = scale_min(scales, group);
     const float scale = d * static_cast<float>(s.scale);
     const float min = dmin * static_cast<float>(s.min);
     const uint8_t* q = block + 16 + group / 2 * 32;
-    const int shift = group % 2 * 4;
+    const int64_t shift = group % 2 * 4;
     for (int i = 0; i < 32; ++i)
       out[group * 32 + i] = scale * static_cast<float>((q[i] >> shift) & 15) - min;
   }
@@ -106,12 +106,12 @@ void q5_k(const uint8_t* block, float* out) {
   const float dmin = half_at(block + 2);
   const uint8_t* scales = block + 4;
   const uint8_t* high = block + 16;
-  for (int group = 0; group < 8; ++group) {
+  for (int64_t group = 0; group < 8; ++group) {
     const ScaleMin s = scale_min(scales, group);
     const float scale = d * static_cast<float>(s.scale);
     const float min = dmin * static_cast<float>(s.min);
     const uint8_t* q = block + 48 + group / 2 * 32;
-    const int shift = group % 2 * 4;
+    const int64_t shift = group % 2 * 4;
     for (int i = 0; i < 32; ++i) {
       const int value = ((q[i] >> shift) & 15) | (((high[i] >> group) & 1) << 4);
       out[group * 32 + i] = scale * static_cast<float>(value) - min;
@@ -121,16 +121,17 @@ void q5_k(const uint8_t* block, float* out) {
 
 void q6_k(const uint8_t* block, float* out) {
   const float d = half_at(block + 208);
-  for (int half = 0; half < 2; ++half) {
+  for (int64_t half = 0; half < 2; ++half) {
     const uint8_t* low = block + half * 64;
     const uint8_t* high = block + 128 + half * 32;
     const auto* scales = reinterpret_cast<const int8_t*>(block + 192 + half * 8);
-    for (int quarter = 0; quarter < 4; ++quarter) {
+    for (int64_t quarter = 0; quarter < 4; ++quarter) {
       const uint8_t* q = low + quarter % 2 * 32;
-      const int low_shift = quarter / 2 * 4;
+      const int64_t low_shift = quarter / 2 * 4;
       for (int i = 0; i < 32; ++i) {
         const int value = ((q[i] >> low_shift) & 15) | (((high[i] >> (2 * quarter)) & 3) << 4);
-        const float scale = d * static_cast<float>(scales[quarter * 2 + i / 16]);
+        const int8_t step = scales[quarter * 2 + i / 16];
+        const float scale = d * static_cast<float>(step);
         out[half * 128 + quarter * 32 + i] = scale * static_cast<float>(value - 32);
       }
     }

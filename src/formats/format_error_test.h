@@ -10,7 +10,7 @@
 
 #include "base/error.h"
 
-namespace nanoflow::testing {
+namespace nanoflow::format_testing {
 
 /// Runs `parse`, which must throw FormatError with one short line that starts with `name` and
 /// contains `words`. Everything here is small, so it must also be quick: a size that a file only
@@ -33,4 +33,4 @@ std::string refusal_problem(Parse&& parse, std::string_view words, std::string_v
   return quick ? "" : fmt::format("took long to refuse with \"{}\"", words);
 }
 
-}  // namespace nanoflow::testing
+}  // namespace nanoflow::format_testing

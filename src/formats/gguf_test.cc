@@ -14,12 +14,11 @@ namespace {
 
 template <typename Parse>
 void expect_refused(Parse&& parse, std::string_view words, std::string_view name = "input") {
-  EXPECT_EQ(testing::refusal_problem(parse, words, name), "");
+  EXPECT_EQ(format_testing::refusal_problem(parse, words, name), "");
 }
 
-using testing::as_bytes;
-using testing::GgufBytes;
-using testing::GgufTestFile;
+using format_testing::as_bytes;
+using format_testing::GgufTestFile;
 
 constexpr uint64_t kHuge = std::numeric_limits<uint64_t>::max();
 constexpr uint32_t kF32 = 0;
@@ -33,11 +32,15 @@ void refuses(const GgufTestFile& file, std::string_view words) {
 /// One of everything.
 GgufTestFile sample() {
   GgufTestFile file;
-  file.key("general.alignment", testing::kUint32).number<uint32_t>(32);
-  file.key("text", testing::kString).text("hello");
-  file.key("words", testing::kArray).number<uint32_t>(testing::kString).number<uint64_t>(2);
+  file.key("general.alignment", format_testing::kUint32).number<uint32_t>(32);
+  file.key("text", format_testing::kString).text("hello");
+  file.key("words", format_testing::kArray)
+      .number<uint32_t>(format_testing::kString)
+      .number<uint64_t>(2);
   file.metadata.text("a").text("bc");
-  file.key("numbers", testing::kArray).number<uint32_t>(testing::kInt16).number<uint64_t>(2);
+  file.key("numbers", format_testing::kArray)
+      .number<uint32_t>(format_testing::kInt16)
+      .number<uint64_t>(2);
   file.metadata.number<int16_t>(-1).number<int16_t>(7);
   file.tensor("a", {4, 2}, kF32, 0).tensor("b", {32}, kQ8_0, 32);
   file.data = std::string(32 + 34, '\1');
@@ -163,15 +166,17 @@ TEST(Gguf, HugeDeclaredSizesAllocateNothing) {
   ASSERT_EQ(setrlimit(RLIMIT_AS, &limited), 0);
 #endif
   for (const uint64_t size : {kHuge, uint64_t{1} << 62, uint64_t{1} << 40, uint64_t{1} << 33}) {
-    for (const uint32_t kind : {testing::kUint8, testing::kBool, testing::kString, testing::kArray,
-                                testing::kFloat32, testing::kFloat64, testing::kInt64}) {
+    for (const uint32_t kind :
+         {format_testing::kUint8, format_testing::kBool, format_testing::kString,
+          format_testing::kArray, format_testing::kFloat32, format_testing::kFloat64,
+          format_testing::kInt64}) {
       GgufTestFile file;
-      file.key("k", testing::kArray).number(kind).number(size);
+      file.key("k", format_testing::kArray).number(kind).number(size);
       file.metadata.raw(std::string(64, '\0'));
       refuses(file, "k: declares");
     }
     GgufTestFile text;
-    text.key("k", testing::kString).number(size);
+    text.key("k", format_testing::kString).number(size);
     refuses(text, "ends inside k");
     GgufTestFile key;
     key.keys = 1;
@@ -188,20 +193,20 @@ TEST(Gguf, RefusesBadMetadata) {
   file.key("k", 13);
   refuses(file, "k: unknown value type 13");
   file = {};
-  file.key("k", testing::kArray).number<uint32_t>(99).number<uint64_t>(0);
+  file.key("k", format_testing::kArray).number<uint32_t>(99).number<uint64_t>(0);
   refuses(file, "k: unknown value type 99");
   file = {};
-  file.key("k", testing::kUint64).number(kHuge);
+  file.key("k", format_testing::kUint64).number(kHuge);
   refuses(file, "is out of range");
   file = {};
-  file.key("k", testing::kUint8).number<uint8_t>(1);
-  file.key("k", testing::kUint8).number<uint8_t>(2);
+  file.key("k", format_testing::kUint8).number<uint8_t>(1);
+  file.key("k", format_testing::kUint8).number<uint8_t>(2);
   refuses(file, "metadata key k appears twice");
   file = {};
-  file.key("", testing::kUint8).number<uint8_t>(1);
+  file.key("", format_testing::kUint8).number<uint8_t>(1);
   refuses(file, "a metadata key has 0 bytes");
   file = {};
-  file.key(std::string(65536, 'x'), testing::kUint8).number<uint8_t>(1);
+  file.key(std::string(65536, 'x'), format_testing::kUint8).number<uint8_t>(1);
   refuses(file, "a metadata key has 65536 bytes");
   file = {};
   file.key("two\nlines" + std::string(1000, 'x'), 77);
@@ -211,10 +216,10 @@ TEST(Gguf, RefusesBadMetadata) {
 TEST(Gguf, NestingHasALimit) {
   for (const int depth : {2, 4, 5, 1000}) {
     GgufTestFile file;
-    file.key("k", testing::kArray);
+    file.key("k", format_testing::kArray);
     for (int i = 1; i < depth; ++i)
-      file.metadata.number<uint32_t>(testing::kArray).number<uint64_t>(1);
-    file.metadata.number<uint32_t>(testing::kInt32).number<uint64_t>(1).number<int32_t>(5);
+      file.metadata.number<uint32_t>(format_testing::kArray).number<uint64_t>(1);
+    file.metadata.number<uint32_t>(format_testing::kInt32).number<uint64_t>(1).number<int32_t>(5);
     if (depth <= 4) {
       const std::string bytes = file.bytes();
       EXPECT_NE(GgufFile(as_bytes(bytes), "input").find("k"), nullptr);
@@ -252,7 +257,7 @@ TEST(Gguf, RefusesBadTensors) {
 TEST(Gguf, AlignmentIsTheFilesOwn) {
   for (const uint32_t alignment : {8u, 64u, 4096u}) {
     GgufTestFile file;
-    file.key("general.alignment", testing::kUint32).number(alignment);
+    file.key("general.alignment", format_testing::kUint32).number(alignment);
     file.alignment = alignment;
     file.tensor("t", {1}, kF32, 0).data = "\1\2\3\4";
     const std::string bytes = file.bytes();
@@ -261,11 +266,11 @@ TEST(Gguf, AlignmentIsTheFilesOwn) {
   }
   for (const uint32_t alignment : {0u, 3u, 33u, 1u << 21, 1u << 31}) {
     GgufTestFile file;
-    file.key("general.alignment", testing::kUint32).number(alignment);
+    file.key("general.alignment", format_testing::kUint32).number(alignment);
     refuses(file, "general.alignment is");
   }
   GgufTestFile text;
-  text.key("general.alignment", testing::kString).text("32");
+  text.key("general.alignment", format_testing::kString).text("32");
   refuses(text, "general.alignment is not an integer");
 }
 

@@ -9,7 +9,7 @@
 #include <string_view>
 #include <vector>
 
-namespace nanoflow::testing {
+namespace nanoflow::format_testing {
 
 /// Appends little-endian numbers and strings with 64-bit lengths.
 class GgufBytes {
@@ -94,4 +94,4 @@ inline std::span<const std::byte> as_bytes(std::string_view text) {
   return std::as_bytes(std::span(text.data(), text.size()));
 }
 
-}  // namespace nanoflow::testing
+}  // namespace nanoflow::format_testing

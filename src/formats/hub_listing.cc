@@ -95,7 +95,7 @@ std::vector<HubFile> default_selection(const std::vector<HubFile>& files,
     }
   }
   if (weights.empty()) weights = std::move(consolidated);
-  if (weights.empty() && ggufs.size() == 1) weights = std::move(ggufs);
+  if (weights.empty() && ggufs.size() == 1) weights = ggufs;
   if (!weights.empty()) {
     kept.insert(kept.end(), weights.begin(), weights.end());
     return kept;
@@ -105,6 +105,7 @@ std::vector<HubFile> default_selection(const std::vector<HubFile>& files,
                       "has no .safetensors and no .gguf file; convert its weights to "
                       "safetensors, or choose another repository");
   std::vector<std::string> names;
+  names.reserve(ggufs.size());
   for (const HubFile& file : ggufs) names.push_back(file.name);
   throw ConfigError(repo_id, fmt::format("has several .gguf files, name the one to fetch: {}",
                                          fmt::join(names, ", ")));

@@ -77,6 +77,7 @@ bool HubTransfer::stopped() const {
 
 void HubTransfer::run() {
   std::vector<std::thread> threads;
+  threads.reserve(static_cast<size_t>(job_.settings.connections));
   for (int i = 0; i < job_.settings.connections; ++i) threads.emplace_back([this] { work(); });
   for (std::thread& thread : threads) thread.join();
   if (job_.cancel != nullptr && *job_.cancel && num_done_ < files_.size()) throw_interrupted();

@@ -16,7 +16,7 @@ namespace {
 
 template <typename Parse>
 void expect_refused(Parse&& parse, std::string_view words, std::string_view name = "input") {
-  EXPECT_EQ(testing::refusal_problem(parse, words, name), "");
+  EXPECT_EQ(format_testing::refusal_problem(parse, words, name), "");
 }
 
 std::span<const std::byte> bytes_of(std::string_view text) {

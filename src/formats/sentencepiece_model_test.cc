@@ -11,7 +11,7 @@ namespace {
 
 template <typename Parse>
 void expect_refused(Parse&& parse, std::string_view words, std::string_view name = "input") {
-  EXPECT_EQ(testing::refusal_problem(parse, words, name), "");
+  EXPECT_EQ(format_testing::refusal_problem(parse, words, name), "");
 }
 
 /// A protocol buffer message in the making.

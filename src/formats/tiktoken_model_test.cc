@@ -9,7 +9,7 @@ namespace {
 
 template <typename Parse>
 void expect_refused(Parse&& parse, std::string_view words, std::string_view name = "input") {
-  EXPECT_EQ(testing::refusal_problem(parse, words, name), "");
+  EXPECT_EQ(format_testing::refusal_problem(parse, words, name), "");
 }
 
 void refuses(std::string_view text, std::string_view words) {

@@ -15,7 +15,7 @@ namespace {
 
 template <typename Parse>
 void expect_refused(Parse&& parse, std::string_view words, std::string_view name = "input") {
-  EXPECT_EQ(testing::refusal_problem(parse, words, name), "");
+  EXPECT_EQ(format_testing::refusal_problem(parse, words, name), "");
 }
 
 constexpr std::string_view kSample = R"({"version": "1.0",

@@ -90,7 +90,7 @@ class DummySource final : public CheckpointSource {
     const float mean = is_norm ? 1.0F : 0.0F;
     const uint64_t key = mix64(options_.seed ^ fnv1a(name));
     constexpr int64_t kBlock = 2048;  // 8 KiB of floats stay in the first-level cache
-    std::array<float, kBlock> block;
+    std::array<float, kBlock> block{};
     for (int64_t row = 0; row < out.rows(); ++row) {
       const TensorView out_row = out.slice_rows(row, row + 1);
       auto* to = static_cast<std::byte*>(out_row.data());

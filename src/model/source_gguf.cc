@@ -67,7 +67,8 @@ Translated translate(const std::string& name) {
   const int64_t layer = take_index(rest, "model.layers.");
   if (layer < 0) {
     std::string global = replace_prefix(rest, kGlobalNames);
-    return {global.empty() ? name : std::move(global)};
+    if (global.empty()) return {name};
+    return {std::move(global)};
   }
   const int64_t expert = take_index(rest, "block_sparse_moe.experts.");
   if (expert < 0) return {fmt::format("blk.{}.{}", layer, replace_prefix(rest, kLayerNames))};

@@ -236,6 +236,7 @@ void Lowering::place_workspaces() {
   ArenaLayout layout;
   (void)layout.place(plan_.arena_bytes);
   std::vector<int64_t> offset_of_lane;
+  offset_of_lane.reserve(bytes_of_lane.size());
   for (const int64_t bytes : bytes_of_lane) offset_of_lane.push_back(layout.place(bytes));
   for (Step& step : plan_.steps)
     if (step.workspace_bytes > 0)

@@ -174,7 +174,8 @@ void Bpe::initial_ranks(std::string_view piece, const std::vector<int32_t>& ids,
 }
 
 void Bpe::merge_short(std::string_view piece, std::vector<int32_t>& ids) const {
-  std::array<uint32_t, kShortPiece> ranks;
+  // Filled as far as it is read; clearing it would cost every short word.
+  std::array<uint32_t, kShortPiece> ranks;  // NOLINT(cppcoreguidelines-pro-type-member-init)
   size_t n = ids.size();
   initial_ranks(piece, ids, ranks.data());
   while (n > 1) {

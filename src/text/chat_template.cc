@@ -252,7 +252,7 @@ ChatTemplate::ChatTemplate(ChatTemplate&&) noexcept = default;
 ChatTemplate& ChatTemplate::operator=(ChatTemplate&&) noexcept = default;
 
 ChatTemplate ChatTemplate::compile(std::vector<ChatTemplateSource> sources,
-                                   SpecialTokens special_tokens, WallClock clock) {
+                                   const SpecialTokens& special_tokens, WallClock clock) {
   NANO_CHECK(!sources.empty());
   auto impl = std::make_unique<Impl>();
   for (ChatTemplateSource& source : sources) {
@@ -261,8 +261,8 @@ ChatTemplate ChatTemplate::compile(std::vector<ChatTemplateSource> sources,
     impl->templates.insert(is_default ? impl->templates.begin() : impl->templates.end(),
                            std::move(compiled));
   }
-  for (auto& [name, text] : special_tokens) {
-    impl->special_tokens.emplace_back(name, Json(std::move(text)));
+  for (const auto& [name, text] : special_tokens) {
+    impl->special_tokens.emplace_back(name, Json(text));
   }
   impl->clock = std::move(clock);
   return ChatTemplate(std::move(impl));

@@ -68,7 +68,8 @@ class ChatTemplate {
   /// Compiles all named templates of one checkpoint (at least one). Throws FormatError naming
   /// origin, line and construct when a template is malformed or uses something not supported (see
   /// jinja_parser.h for what is).
-  static ChatTemplate compile(std::vector<ChatTemplateSource> sources, SpecialTokens special_tokens,
+  static ChatTemplate compile(std::vector<ChatTemplateSource> sources,
+                              const SpecialTokens& special_tokens,
                               WallClock clock = system_wall_clock);
 
   /// Renders `messages` (array of objects with "role" and "content") into the prompt text.

@@ -99,6 +99,7 @@ Value sort_filter(Heap& heap, const Value& in, const Args& raw) {
     const std::vector<std::string_view> paths = attribute.is_string()
                                                     ? split(attribute.text(), &comma, -1)
                                                     : std::vector<std::string_view>{};
+    keys.reserve(paths.size());
     for (const std::string_view path : paths) {
       keys.push_back(fold_case(heap, get_path(heap, item, Value::of(path)), exact));
     }
@@ -146,17 +147,20 @@ Value extreme_filter(Heap& heap, const Value& in, const Args& raw) {
   if (items.empty()) {
     return Value::undefined(Missing::kHint, "No aggregated item, sequence was empty.");
   }
-  const Value* best = nullptr;
-  Value best_key;
-  for (const Value& item : items) {
-    Value key = args.get(1).is_none() ? item : get_path(heap, item, args.get(1));
-    key = fold_case(heap, key, args.flag(0));
-    if (best == nullptr || (kMax ? less(heap, best_key, key) : less(heap, key, best_key))) {
-      best = &item;
+  const auto key_of = [&](const Value& item) {
+    const Value key = args.get(1).is_none() ? item : get_path(heap, item, args.get(1));
+    return fold_case(heap, key, args.flag(0));
+  };
+  Value best = items.front();
+  Value best_key = key_of(best);
+  for (size_t i = 1; i < items.size(); ++i) {
+    const Value key = key_of(items[i]);
+    if (kMax ? less(heap, best_key, key) : less(heap, key, best_key)) {
+      best = items[i];
       best_key = key;
     }
   }
-  return *best;
+  return best;
 }
 
 Value sum_filter(Heap& heap, const Value& in, const Args& raw) {

@@ -76,6 +76,7 @@ enum class Kind : uint8_t {
 enum class Missing : uint8_t { kVariable, kAttribute, kElement, kUnsafe, kHint };
 
 /// One value; trivially copyable, pointing into the Heap, the compiled template or the input Json.
+// NOLINTNEXTLINE(cppcoreguidelines-pro-type-member-init): its union has an initializer
 struct Value {
   Kind kind = Kind::kUndefined;
   bool markup = false;               // strings: result of |safe or |escape

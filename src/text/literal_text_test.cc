@@ -152,8 +152,8 @@ TEST(LiteralOrigin, SurvivesEveryOperationThatMakesText) {
         "{% macro m() %}X{{ caller() }}{% endmacro %}{% call m() %}Y{{ c }}{% endcall %}",
         "{% filter trim %}X{{ c }}{% endfilter %}",
         "{% macro m() %}{{ kwargs.a }}{{ varargs[0] }}{% endmacro %}{{ m(c, a=c) }}",
-        "{% set n = namespace(t='X') %}{% for x in [1, 2] %}{% set n.t = n.t + c %}{% endfor %}"
-        "{{ n.t }}",
+        ("{% set n = namespace(t='X') %}{% for x in [1, 2] %}{% set n.t = n.t + c %}{% endfor %}"
+         "{{ n.t }}"),
         "{% if '<' in c and c.startswith('\u0436') and c == c %}X{{ c }}{% endif %}"}) {
     expect_origins(source);
   }

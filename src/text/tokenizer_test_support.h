@@ -30,7 +30,7 @@ inline std::filesystem::path vocab_dir() {
 
 /// A file of those packages; the test fails with instructions when it is missing.
 inline std::filesystem::path vocab_file(const std::string& relative) {
-  const std::filesystem::path path = vocab_dir() / relative;
+  std::filesystem::path path = vocab_dir() / relative;
   EXPECT_TRUE(std::filesystem::exists(path))
       << path << " is missing: run tools/fetch_test_inputs.sh (test.sh does), or point "
       << "NANOFLOW_VOCAB_DIR to the unpacked packages";

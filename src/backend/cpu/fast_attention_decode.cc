@@ -33,9 +33,9 @@ NANO_INLINE Floats add_neighbours(Floats a, Floats b) {
 /// Element i of the result is the sum of rows[i].
 NANO_INLINE Floats sum_rows(const Floats* rows) {
   Floats level[8];
-  for (int i = 0; i < 8; ++i) level[i] = add_neighbours(rows[2 * i], rows[2 * i + 1]);
-  for (int i = 0; i < 4; ++i) level[i] = add_neighbours(level[2 * i], level[2 * i + 1]);
-  for (int i = 0; i < 2; ++i) level[i] = add_neighbours(level[2 * i], level[2 * i + 1]);
+  for (int64_t i = 0; i < 8; ++i) level[i] = add_neighbours(rows[2 * i], rows[2 * i + 1]);
+  for (int64_t i = 0; i < 4; ++i) level[i] = add_neighbours(level[2 * i], level[2 * i + 1]);
+  for (int64_t i = 0; i < 2; ++i) level[i] = add_neighbours(level[2 * i], level[2 * i + 1]);
   return add_neighbours(level[0], level[1]);
 }
 
@@ -185,7 +185,7 @@ void decode(const PagedAttentionArgs& args, int64_t seq, RowRange attends, int64
             Heads& h) {
   const int64_t group = args.num_q_heads / args.num_kv_heads, dim = args.head_dim;
   const int64_t begin = attends.begin / kSimd * kSimd;
-  TokenBlock<T> block, next;
+  TokenBlock<T> block{}, next{};
   locate(args, seq, attends, kv_head, begin, next);
   for (int64_t first = begin; first < attends.end; first += kSimd) {
     block = next;

@@ -84,7 +84,7 @@ void multiply(const PanelProduct& p, const Run& ctx) {
   constexpr int64_t kRowsPerPart = 112;  // eight tiles
   const int64_t panels = num_panels(p.n);
   if (p.m == 0 || panels == 0) return;
-  const bool split_rows = panels < 16 * ctx.threads && p.m >= 2 * kRowsPerPart;
+  const bool split_rows = panels < int64_t{16} * ctx.threads && p.m >= 2 * kRowsPerPart;
   const int64_t parts = split_rows ? p.m / kRowsPerPart : 1;
   const int64_t grain = std::min(panels, panel_grain(p.m / parts, p.k, p.weight_dtype));
   const int64_t pieces = (panels + grain - 1) / grain;

@@ -29,7 +29,8 @@ void copy_clean(const float* logits, Values& values) {
   int64_t i = 0;
   for (; i + kSimd <= values.count; i += kSimd) {
     const Floats x = load(logits + i);
-    store(values.data + i, x == x ? x : splat(-INFINITY));
+    const Ints is_number = x == x;  // NOLINT(misc-redundant-expression): NaN is not
+    store(values.data + i, is_number ? x : splat(-INFINITY));
   }
   for (; i < values.padded; ++i)
     values.data[i] = i < values.count && logits[i] == logits[i] ? logits[i] : -INFINITY;
@@ -258,7 +259,7 @@ void run(const SampleArgs& args, const Run& ctx) {
   ctx.scratch->reserve(Scratch::bytes<float>(2 * slots * padded));
   float* scratch = ctx.scratch->take<float>(2 * slots * padded);
   parallel_slots(ctx, live_samples(args, ctx), 1, [&](int64_t begin, int64_t end, int slot) {
-    float* memory = scratch + 2 * slot * padded;
+    float* memory = scratch + 2 * padded * slot;
     Values values{memory, memory + padded, args.logits.cols(), padded};
     for (int64_t t = begin; t < end; ++t) sample_row(args, t, values);
   });

@@ -97,8 +97,10 @@ int64_t max_tile_rows([[maybe_unused]] bool pairs) {
 #endif
 }
 
+// NOLINTBEGIN(bugprone-macro-parentheses): a template's name and arguments
 #define NANO_TILE(kernel, rows_, panels_) \
   if (rows == rows_ && panels == panels_) return kernel<rows_, panels_>(a, a_stride, panel, k, tile)
+// NOLINTEND(bugprone-macro-parentheses)
 #define NANO_TILES(kernel)  \
   NANO_TILE(kernel, 1, 4);  \
   NANO_TILE(kernel, 2, 4);  \

@@ -8,7 +8,7 @@
 namespace nanoflow::cpu {
 
 /// Most floats of one tile: 14 rows of one panel, 7 of two or 3 of four.
-inline constexpr int64_t kMaxTileElements = 14 * 32;
+inline constexpr int64_t kMaxTileElements = int64_t{14} * 32;
 
 /// Most rows of a tile that keep the sums in this CPU's registers, for multiply_tile_pairs() or
 /// multiply_tile().

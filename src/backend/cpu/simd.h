@@ -48,7 +48,7 @@ NANO_INLINE void store(float* p, Floats v) {
 NANO_INLINE void store(BFloat16* p, Floats v) {
   const UInts u = reinterpret_cast<UInts>(v);
   UInts bits = (u + 0x7fffu + ((u >> 16) & 1u)) >> 16;
-  const Ints is_nan = reinterpret_cast<Ints>(v != v);
+  const Ints is_nan = reinterpret_cast<Ints>(v != v);  // NOLINT(misc-redundant-expression): NaN
   bits = reinterpret_cast<UInts>(is_nan ? reinterpret_cast<Ints>((u >> 16) | 0x40u)
                                         : reinterpret_cast<Ints>(bits));
   const Halves h = __builtin_convertvector(bits, Halves);

@@ -3,12 +3,12 @@
 #include <arpa/inet.h>
 #include <fcntl.h>
 #include <netinet/in.h>
-#include <signal.h>
 #include <spawn.h>
 #include <sys/socket.h>
 #include <sys/wait.h>
 #include <unistd.h>
 #include <array>
+#include <csignal>
 #include <cstdio>
 #include <cstdlib>
 #include <stdexcept>
@@ -16,8 +16,6 @@
 #include <fmt/format.h>
 
 #include "base/error.h"
-
-extern char** environ;
 
 namespace nanoflow {
 namespace {
@@ -61,7 +59,7 @@ std::string FakeHub::endpoint() const {
   return fmt::format("http://127.0.0.1:{}", hub_port_);
 }
 
-std::string FakeHub::ask(const std::string& request) {
+std::string FakeHub::ask(const std::string& request) const {
   const int connection = ::socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
   sockaddr_in address{};
   address.sin_family = AF_INET;

@@ -39,7 +39,7 @@ class FakeHub {
   [[nodiscard]] std::vector<SeenRequest> log();
 
  private:
-  [[nodiscard]] std::string ask(const std::string& request);
+  [[nodiscard]] std::string ask(const std::string& request) const;
 
   pid_t child_ = -1;
   int to_child_ = -1;

@@ -1,9 +1,9 @@
 // Bodies and connections that go wrong: the file in the cache is right in the end, or the message
 // says why not.
-#include <signal.h>
 #include <sys/wait.h>
 #include <unistd.h>
 #include <chrono>
+#include <csignal>
 #include <cstdlib>
 #include <fstream>
 #include <thread>

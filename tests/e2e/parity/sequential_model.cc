@@ -83,8 +83,9 @@ SequentialModel::SequentialModel(const ModelConfig& config, const CheckpointSour
 }
 
 KvCacheView SequentialModel::cache(int layer) const {
-  return {.k = caches_[static_cast<size_t>(2 * layer)].data(),
-          .v = caches_[static_cast<size_t>(2 * layer + 1)].data(),
+  const size_t index = 2 * static_cast<size_t>(layer);
+  return {.k = caches_[index].data(),
+          .v = caches_[index + 1].data(),
           .dtype = options_.act,
           .num_pages = pages_per_seq_ * options_.max_seqs,
           .page_size = layout_.page_size,

@@ -197,7 +197,7 @@ class Fixture {
     const uint16_t* q = host_q_.data() + row * q_stride_ + head * dim;
     std::vector<double> weights, sum(static_cast<size_t>(dim)), magnitude(sum.size()),
         qf(sum.size());
-    double q_norm = 0, k_norm = 0, best = -INFINITY, total = 0, biggest = 0;
+    double q_norm = 0, k_norm = 0, best = -HUGE_VAL, total = 0, biggest = 0;
     for (int64_t i = 0; i < dim; ++i) {
       qf[static_cast<size_t>(i)] = wide_[q[i]];
       q_norm += qf[static_cast<size_t>(i)] * qf[static_cast<size_t>(i)];

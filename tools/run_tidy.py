@@ -40,7 +40,8 @@ ANALYZER = ["-Xclang", "-analyzer-config", "-Xclang", "mode=shallow"]
 
 # What does not pay in tests: they need not be fast, they run under the sanitizers, and their sizes are small.
 NOT_IN_TESTS = ("-clang-analyzer-*,-performance-*,-cppcoreguidelines-*,"
-                "-bugprone-implicit-widening-of-multiplication-result")
+                "-bugprone-implicit-widening-of-multiplication-result,-bugprone-narrowing-conversions,"
+                "-bugprone-exception-escape")
 
 # What g++'s command lines have and clang, or a source that is elsewhere, must not see.
 DROPPED = re.compile(r"-(O.|g\d?|c|Werror|Wno-psabi|Wno-restrict|fPI[CE])")

@@ -46,6 +46,8 @@ int run(const nanoflow::Command& command) {
 
 }  // namespace
 
+// Declaring options fails only by our own mistake or without memory, and then ends the program as
+// it should. NOLINTNEXTLINE(bugprone-exception-escape)
 int main(int argc, char** argv) {
   CLI::App app{"NanoFlow: throughput-oriented LLM serving with device-level pipelines", "nanoflow"};
   app.set_version_flag("--version",

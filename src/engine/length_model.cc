@@ -31,7 +31,7 @@ LengthModel::LengthModel() {
 size_t LengthModel::bucket_of(int64_t length) {
   if (length <= kExact) return static_cast<size_t>(std::max<int64_t>(length, 1) - 1);
   const auto value = static_cast<uint64_t>(length - 1);  // 16 .. 31: first doubling
-  const int log2 = std::bit_width(value) - 1;
+  const auto log2 = static_cast<int>(std::bit_width(value)) - 1;
   const auto eighth = static_cast<int>(value >> (log2 - 3)) - kPerDoubling;
   const int bucket = kExact + (log2 - 4) * kPerDoubling + eighth;
   return std::min(static_cast<size_t>(bucket), kBuckets - 1);

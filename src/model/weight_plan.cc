@@ -173,7 +173,7 @@ class Planner {
 
   const ModelConfig& c_;
   const int64_t rank_;
-  const int64_t tp_;
+  const int tp_;
   int layer_ = -1;
   std::string prefix_;
   std::vector<WeightSpec> specs_;

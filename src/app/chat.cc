@@ -115,7 +115,8 @@ int run_chat(AnswerStream& stream, const ChatOptions& options, int64_t max_model
     if (line->empty()) continue;
     if (const Result<void> answered = chat.answer(*line); !answered.has_value()) {
       fmt::print(stderr, "nanoflow: {}\n", answered.error().message);
-      if (!terminal) return 1;  // a person may rephrase
+      // A person may rephrase, but a dead engine stays dead.
+      if (!terminal || answered.error().code == ErrorCode::kInternal) return 1;
     }
     if (terminal && interrupted() && forgive_interrupt()) fmt::print(stderr, "(stopped)\n");
   }

@@ -53,17 +53,18 @@ struct CudaBackendOptions {
 };
 
 DeviceChoice choose_cuda(int) {
-  throw ConfigError("--device",
-                    "this program was built without CUDA: install nvcc and build it again, or use "
-                    "--device cpu");
+  throw ConfigError(
+      "--device",
+      "this program was built without CUDA: build it again where the NVIDIA driver is "
+      "(./serve.sh gets what is missing), or use --device cpu");
 }
 
 DeviceChoice choose_any() {
   std::error_code ignored;
   if (std::filesystem::exists("/proc/driver/nvidia/version", ignored))
-    fmt::print(stderr,
-               "nanoflow: an NVIDIA GPU is here, but this program was built without CUDA; using "
-               "the CPU (install nvcc and build again; --device cpu silences this)\n");
+    throw ConfigError("--device",
+                      "an NVIDIA driver is here, but this program was built without CUDA: build it "
+                      "again (./serve.sh gets what is missing), or use --device cpu");
   return {};
 }
 

@@ -2,6 +2,7 @@
 // into one line and an exit code: 0 done, 1 the environment or input failed, 2 bad usage, 130
 // interrupted, 141 nobody reads stdout any more.
 #include <cstdio>
+#include <cstdlib>
 #include <exception>
 #include <new>
 #include <string>
@@ -13,6 +14,7 @@
 #include "app/commands.h"
 #include "app/signals.h"
 #include "app/standard_output.h"
+#include "base/abandoned.h"
 #include "base/error.h"
 #include "version.h"
 
@@ -73,5 +75,10 @@ int main(int argc, char** argv) {
     return app.exit(error) == 0 ? 0 : 2;
   }
   nanoflow::install_signal_handlers();
-  return run(command);
+  const int code = run(command);
+  if (nanoflow::anything_abandoned()) {
+    (void)std::fflush(nullptr);
+    std::_Exit(code);
+  }
+  return code;
 }

@@ -8,7 +8,8 @@
 namespace nanoflow {
 namespace {
 
-constexpr double kMaxGib = 1 << 20;  // a pebibyte: in bytes far from where integers end
+constexpr double kMaxStepTimeout = 1e9;  // seconds: three decades
+constexpr double kMaxGib = 1 << 20;      // a pebibyte: in bytes far from where integers end
 
 }  // namespace
 
@@ -93,6 +94,13 @@ void add_model_options(CLI::App& command, ModelOptions& o) {
                   "Share of the memory that weights leave free for the KV cache, without "
                   "--kv-cache-gib; 0: chosen")
       ->check(number_between(0, 1))
+      ->group(engine);
+  command
+      .add_option(
+          "--step-timeout", o.step_timeout_s,
+          "Seconds after which a step counts as hung and the engine fails; 0: chosen (60 on "
+          "a GPU, none on a CPU)")
+      ->check(number_between(0, kMaxStepTimeout))
       ->group(engine);
   command
       .add_flag("--reference-kernels", o.reference_kernels, "Slow, exact kernels (for checking)")

@@ -31,6 +31,7 @@ struct ModelOptions {
   int64_t max_num_batched_tokens = 0;
   double kv_cache_gib = 0;
   double kv_memory_fraction = 0;
+  double step_timeout_s = 0;
   bool reference_kernels = false;
   bool enforce_eager = false;
   uint64_t seed = 0;

@@ -90,6 +90,9 @@ SamplingDefaults sampling_defaults(const GenerationDefaults& generation) {
 /// A CPU shares its memory with everything else on the machine.
 constexpr double kCpuKvMemoryFraction = 0.5;
 
+// Seconds; a step of 2,048 rows of an 8 B model takes a twentieth of one on an H200.
+constexpr double kGpuStepTimeout = 60;
+
 /// Throws OutOfMemory before minutes of loading where the host cannot hold the weights.
 void check_weights_fit(const EngineConfig& config, const ModelConfig& model, int64_t free_bytes) {
   const int64_t weights = model.weight_bytes(*config.dtype, config.tp_size) * config.tp_size;
@@ -125,6 +128,9 @@ EngineConfig make_engine_config(const ModelOptions& o, const ModelConfig& model,
   if (!config.dtype.has_value()) config.dtype = device_info(device).preferred_dtype;
   config.kv_cache_bytes = static_cast<int64_t>(o.kv_cache_gib * (1 << 30));
   if (!device.is_cuda) config.kv_memory_fraction = kCpuKvMemoryFraction;
+  // A CPU may be slow, but it does not hang.
+  config.step_timeout_s = device.is_cuda ? kGpuStepTimeout : 0;
+  if (o.step_timeout_s > 0) config.step_timeout_s = o.step_timeout_s;
   if (o.kv_memory_fraction > 0) config.kv_memory_fraction = o.kv_memory_fraction;
   config.validate();
   if (!device.is_cuda && config.kv_cache_bytes == 0)

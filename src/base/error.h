@@ -37,6 +37,13 @@ class OutOfMemory : public EnvironmentError {
   using EnvironmentError::EnvironmentError;
 };
 
+/// A device did not finish its work in time, and nothing says that it ever will. Whatever it may
+/// still touch must be abandoned (base/abandoned.h) instead of freed.
+class DeviceHang : public EnvironmentError {
+ public:
+  using EnvironmentError::EnvironmentError;
+};
+
 /// A download or connection failed; the message names the URL and the remedy.
 class NetworkError : public EnvironmentError {
  public:

@@ -42,6 +42,9 @@ void EngineConfig::validate() const {
   require_between("--threads", load_threads, 0, 1024);
   require(!pipeline.empty(), "--pipeline", "must name a generator or a spec file");
   require_between("timed_step_interval", timed_step_interval, 0, INT32_MAX);
+  // A century is far beyond any step, and still a number of nanoseconds.
+  require(step_timeout_s >= 0 && step_timeout_s <= 3e9, "--step-timeout",
+          fmt::format("must be between 0 and 3e9 seconds, got {}", step_timeout_s));
   require_between("max_queue_size", max_queue_size, 1, int64_t{1} << 24);
 }
 
@@ -58,7 +61,8 @@ Json EngineConfig::to_json() const {
                        {"seed", seed},
                        {"warm_up", warm_up},
                        {"capture_graphs", capture_graphs},
-                       {"timed_step_interval", timed_step_interval}});
+                       {"timed_step_interval", timed_step_interval},
+                       {"step_timeout_s", step_timeout_s}});
 }
 
 }  // namespace nanoflow

@@ -44,6 +44,10 @@ struct EngineConfig {
   /// 0: nothing.
   int64_t timed_step_interval = 0;
 
+  /// Seconds that a step may run on the device before it counts as hung and the engine fails; 0:
+  /// any time.
+  double step_timeout_s = 0;
+
   /// Throws ConfigError naming the command's option that sets the field.
   void validate() const;
   /// For the report at start.

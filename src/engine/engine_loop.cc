@@ -5,7 +5,9 @@
 
 #include <fmt/format.h>
 
+#include "base/abandoned.h"
 #include "base/check.h"
+#include "base/error.h"
 #include "base/random.h"
 #include "engine/request_check.h"
 
@@ -16,6 +18,22 @@ namespace {
 /// Seed of a request that brings none.
 uint64_t mix(uint64_t seed, uint64_t arrival) {
   return mix_bits(seed + (arrival + 1) * kGoldenGamma);
+}
+
+/// Runs `work` of a step; what it throws says which step.
+template <typename Work>
+auto naming(const StepBatch& batch, Work work) -> decltype(work()) {
+  const auto named = [&](const std::exception& e) {
+    return fmt::format("step {} ({} rows, {} of them decodes): {}", batch.index,
+                       batch.header.num_rows, batch.header.num_decode_rows, e.what());
+  };
+  try {
+    return work();
+  } catch (const DeviceHang& e) {
+    throw DeviceHang(named(e));
+  } catch (const std::exception& e) {
+    throw EnvironmentError(named(e));
+  }
 }
 
 }  // namespace
@@ -133,6 +151,9 @@ void EngineLoop::run() {
   try {
     while (admit()) iterate();
     stop();
+  } catch (const DeviceHang& e) {
+    abandon_device();
+    fail_everything(e.what());
   } catch (const std::exception& e) {
     fail_everything(e.what());
   }
@@ -179,12 +200,12 @@ void EngineLoop::wait_for_work(std::unique_lock<std::mutex>& lock) {
 /// Schedule step i, launch it, commit step i-1, answer.
 void EngineLoop::iterate() {
   const int64_t begin = clock_.now_ns();
-  StepBatch& batch = batches_[next_batch_];
+  StepBatch& batch = (*batches_)[next_batch_];
   const bool scheduled = scheduler_.schedule(batch, begin);
   const int64_t built = clock_.now_ns();
   times_.schedule_ns += built - begin;
   if (scheduled) {
-    runner_->launch(batch);
+    naming(batch, [&] { runner_->launch(batch); });
     next_batch_ ^= 1;
     ++times_.steps;
     times_.step_rows = batch.header.num_rows;
@@ -200,11 +221,16 @@ void EngineLoop::iterate() {
 
 void EngineLoop::commit_oldest() {
   const int64_t begin = clock_.now_ns();
-  const StepResults results = runner_->results();
+  const StepResults results = naming(oldest_batch(), [&] { return runner_->results(); });
   const int64_t arrived = clock_.now_ns();
   times_.wait_ns += arrived - begin;
   scheduler_.commit(results, arrived);
   times_.commit_ns += clock_.now_ns() - arrived;
+}
+
+const StepBatch& EngineLoop::oldest_batch() const {
+  const bool is_only_one = scheduler_.steps_in_flight() == 1;
+  return (*batches_)[is_only_one ? next_batch_ ^ 1 : next_batch_];
 }
 
 /// Hands events to their queues and publishes the statistics.
@@ -266,9 +292,15 @@ void EngineLoop::stop() {
   deliver();
 }
 
+/// Its threads wait for the device, which may come back and read a batch.
+void EngineLoop::abandon_device() {
+  abandon(std::move(runner_));
+  abandon(std::move(batches_));
+}
+
 /// The runner is unusable: every request ends with an error, later ones are refused.
 void EngineLoop::fail_everything(const std::string& reason) {
-  logger_.error("the engine stops: {}", reason);
+  logger_.debug("the engine stops: {}", reason);  // told by who asked for something
   {
     const std::lock_guard lock(mutex_);
     failure_ = reason.empty() ? "unknown failure" : reason;

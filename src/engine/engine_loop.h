@@ -53,7 +53,9 @@ class EngineLoop {
   void wait_for_work(std::unique_lock<std::mutex>& lock);
   void iterate();
   void stop();
+  [[nodiscard]] const StepBatch& oldest_batch() const;
   void fail_everything(const std::string& reason);
+  void abandon_device();
   void end_all_requests(FinishReason reason, const std::string& error);
   void add_to_scheduler(std::vector<Submission> inbox);
   void commit_oldest();
@@ -83,7 +85,8 @@ class EngineLoop {
   // Engine thread only.
   std::unique_ptr<StepRunner> runner_;
   Scheduler scheduler_;
-  std::array<StepBatch, 2> batches_;
+  // Behind a pointer, so that it can be abandoned with the runner.
+  std::unique_ptr<std::array<StepBatch, 2>> batches_ = std::make_unique<std::array<StepBatch, 2>>();
   size_t next_batch_ = 0;
   EngineStats times_;  // its time and step fields only
   std::unordered_map<RequestId, std::shared_ptr<EventQueue>> queues_;  // shared with the clients

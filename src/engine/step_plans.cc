@@ -46,6 +46,30 @@ void add_result_shapes(void* base, int64_t rows,
   external["top_logprobs"] = TensorView(base, DType::kF32, {rows, kMaxTopLogprobs});
 }
 
+/// Everything of the right shape at `base`, for plans that are only measured.
+BindEnvironment measured_environment(Backend& backend, const ModelConfig& model,
+                                     const WeightSource& weights, DType act, int tp_size,
+                                     const StepCapacity& capacity, void* base) {
+  const KvLayout layout = backend.kv_layout({model.kv_heads(tp_size), model.head_dim, act});
+  const KvCacheView kv{.k = base,
+                       .v = base,
+                       .dtype = act,
+                       .num_pages = 1,
+                       .page_size = layout.page_size,
+                       .page_stride = layout.page_stride,
+                       .slot_stride = layout.slot_stride,
+                       .head_stride = layout.head_stride};
+  BindEnvironment env;
+  env.backend = &backend;
+  env.weights = &weights;
+  for (const char* symbol : {"residual", "delta"})
+    env.external[symbol] = TensorView(base, act, {capacity.rows, model.hidden_size});
+  add_result_shapes(base, capacity.sample_chunk, env.external);
+  env.kv.assign(static_cast<size_t>(model.num_hidden_layers), kv);
+  env.step = shapes_of_inputs(base, capacity);
+  return env;
+}
+
 }  // namespace
 
 StepPlans::StepPlans(Backend& backend, const ModelConfig& model, const WeightStore& weights,
@@ -64,26 +88,31 @@ StepPlans::StepPlans(Backend& backend, const ModelConfig& model, const WeightSto
   delta_ = allocate_for(backend, bytes, "the residual stream", kRemedy);
   external_["residual"] = residual_.view(act, {capacity.rows, model.hidden_size});
   external_["delta"] = delta_.view(act, {capacity.rows, model.hidden_size});
-  const KvLayout layout = backend.kv_layout({model.kv_heads(tp_size), model.head_dim, act});
-  const KvCacheView kv{.k = residual_.data(),
-                       .v = residual_.data(),
-                       .dtype = act,
-                       .num_pages = 1,
-                       .page_size = layout.page_size,
-                       .page_stride = layout.page_stride,
-                       .slot_stride = layout.slot_stride,
-                       .head_stride = layout.head_stride};
-  arena_ = allocate_for(backend, measure_arena(model.num_hidden_layers, kv),
+  arena_ = allocate_for(backend,
+                        measure_arena(measured_environment(backend, model, weights, act, tp_size,
+                                                           capacity, residual_.data())),
                         "a step's scratch memory", kRemedy);
+}
+
+int64_t StepPlans::estimate_bytes(Backend& backend, const ModelConfig& model,
+                                  const WeightSource& weights, DType act, int tp_size,
+                                  const std::string& pipeline, const StepCapacity& capacity) {
+  const Buffer base = allocate_host(1);  // only its address is used
+  BindEnvironment env =
+      measured_environment(backend, model, weights, act, tp_size, capacity, base.data());
+  const OpGraph forward = build_forward_graph(model, tp_size, act);
+  const OpGraph sample = build_sample_graph(model, tp_size, act);
+  env.rows = capacity.rows;
+  const int64_t forward_bytes = lower(forward, load_spec(pipeline, forward), env).arena_bytes;
+  env.rows = capacity.sample_chunk;
+  const int64_t sample_bytes = lower(sample, sequential_spec(sample), env).arena_bytes;
+  return std::max(forward_bytes, sample_bytes) +
+         2 * capacity.rows * model.hidden_size * dtype_size(act);
 }
 
 /// Bytes that the plan of every bucket fits in. They share one arena, since steps run one by one.
 /// All are asked: where cuts fall depends on the bucket, so a smaller one may need more workspace.
-int64_t StepPlans::measure_arena(int64_t kv_layers, const KvCacheView& kv) const {
-  BindEnvironment env = environment(capacity_.rows);
-  env.step = shapes_of_inputs(residual_.data(), capacity_);
-  env.kv.assign(static_cast<size_t>(kv_layers), kv);
-  add_result_shapes(residual_.data(), capacity_.sample_chunk, env.external);
+int64_t StepPlans::measure_arena(BindEnvironment env) const {
   int64_t bytes = 0;
   for (const int64_t rows : row_buckets(capacity_.rows)) {
     env.rows = rows;

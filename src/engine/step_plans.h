@@ -37,6 +37,14 @@ class StepPlans {
   StepPlans(Backend& backend, const ModelConfig& model, const WeightStore& weights, DType act,
             int tp_size, const std::string& pipeline, const StepCapacity& capacity);
 
+  /// Bytes that a StepPlans of these will take, or slightly fewer: smaller buckets may need more
+  /// than the largest one, which alone is asked. Allocates nothing; `weights` need not be loaded.
+  /// Throws ConfigError as the constructor does.
+  [[nodiscard]] static int64_t estimate_bytes(Backend& backend, const ModelConfig& model,
+                                              const WeightSource& weights, DType act, int tp_size,
+                                              const std::string& pipeline,
+                                              const StepCapacity& capacity);
+
   /// Where the rest of a step's memory is, and who captures plans (null: nobody); once, before
   /// plans are asked for. All outlive this.
   void bind(const StepArrays& arrays, const ResultArrays& results, std::vector<KvCacheView> kv,
@@ -53,7 +61,7 @@ class StepPlans {
 
  private:
   [[nodiscard]] BindEnvironment environment(int64_t rows) const;
-  [[nodiscard]] int64_t measure_arena(int64_t kv_layers, const KvCacheView& kv) const;
+  [[nodiscard]] int64_t measure_arena(BindEnvironment env) const;
   [[nodiscard]] PreparedPlan prepare(Plan plan, const OpGraph& graph) const;
 
   Backend& backend_;

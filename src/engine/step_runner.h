@@ -19,7 +19,8 @@ class StepRunner {
   /// Starts a step. Returns before it has run; at most two steps are in flight. `batch` may be
   /// reused by the caller after results() of the same step. Throws EnvironmentError.
   virtual void launch(const StepBatch& batch) = 0;
-  /// Waits for the oldest step in flight. Throws what the step threw.
+  /// Waits for the oldest step in flight. Throws what the step threw, or DeviceHang when it takes
+  /// too long: the runner and the batches of its steps must be abandoned then.
   virtual StepResults results() = 0;
 };
 

@@ -11,6 +11,7 @@
 #include "base/error.h"
 #include "base/units.h"
 #include "engine/device_memory.h"
+#include "engine/memory_check.h"
 #include "engine/row_bucket.h"
 
 namespace nanoflow {
@@ -51,7 +52,8 @@ Worker::Worker(const EngineConfig& config, const ModelConfig& model, const Check
       backend_(std::move(backend)),
       act_(config.dtype.value_or(backend_->device().preferred_dtype)),
       kv_layout_(backend_->kv_layout({model.kv_heads(config.tp_size), model.head_dim, act_})),
-      weights_(model, source, *backend_, load_options(config, model, act_, tp_rank, progress)),
+      weights_(model, source, *backend_,
+               checked(load_options(config, model, act_, tp_rank, progress))),
       plans_(*backend_, model_, weights_, act_, config.tp_size, config.pipeline, step_capacity()),
       executor_(*backend_),
       result_arrays_(*backend_, step_capacity().sample_chunk * step_capacity().sample_chunks) {
@@ -67,6 +69,23 @@ Worker::~Worker() {
     // What failed was reported when its results were asked for.
     logger_.debug("while stopping: {}", e.what());
   }
+}
+
+LoadOptions Worker::checked(LoadOptions options) const {
+  const DeviceInfo device = backend_->device();
+  // A host's memory is shared, and the system may find more of it.
+  if (device.device.kind == Device::Kind::kHost) return options;
+  const UnloadedWeights weights(model_, options);
+  const int64_t work_bytes = StepPlans::estimate_bytes(
+      *backend_, model_, weights, act_, config_.tp_size, config_.pipeline, step_capacity());
+  require_memory(config_,
+                 {.weight_bytes = weights.bytes(),
+                  .work_bytes = work_bytes,
+                  .page_bytes = bytes_per_page(),
+                  .page_tokens = kv_layout_.page_size,
+                  .max_model_len = config_.max_model_len},
+                 device);
+  return options;
 }
 
 int64_t Worker::max_model_len() const {

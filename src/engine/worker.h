@@ -59,6 +59,9 @@ class Worker {
   [[nodiscard]] int64_t bytes_per_page() const;
   [[nodiscard]] StepCapacity step_capacity() const;
   [[nodiscard]] int64_t max_model_len() const;
+  /// Throws OutOfMemory saying what to lower when the device cannot hold what is asked for; returns
+  /// `options`.
+  LoadOptions checked(LoadOptions options) const;
 
   EngineConfig config_;
   ModelConfig model_;

@@ -1,11 +1,13 @@
 #include "engine/worker_group.h"
 
 #include <algorithm>
+#include <chrono>
 #include <deque>
 #include <exception>
 #include <functional>
 #include <future>
 #include <mutex>
+#include <optional>
 #include <set>
 #include <string>
 #include <thread>
@@ -68,13 +70,19 @@ class RankThread {
   std::thread thread_;
 };
 
-/// Waits for all ranks. Rethrows a failure; several different ones as one message.
+using Deadline = std::optional<std::chrono::steady_clock::time_point>;
+
+/// Waits for all ranks. Rethrows a failure; several different ones as one message. A rank that is
+/// not ready by the deadline throws DeviceHang, whatever the others say.
 template <typename Value>
-std::vector<Value> get_all(std::vector<std::future<Value>>& futures) {
+std::vector<Value> get_all(std::vector<std::future<Value>>& futures,
+                           const Deadline& deadline = std::nullopt) {
   std::vector<Value> values;
   std::exception_ptr first;
   std::set<std::string> messages;
   for (std::future<Value>& future : futures) {
+    if (deadline && future.wait_until(*deadline) != std::future_status::ready)
+      throw DeviceHang("the device does not finish it");
     try {
       values.push_back(future.get());
     } catch (const std::exception& e) {
@@ -120,7 +128,8 @@ class WorkerGroup final : public StepRunner {
   WorkerGroup(const EngineConfig& config, const ModelConfig& model, const CheckpointSource& source,
               const BackendFactory& make_backend, Logger& logger, const LoadProgress& progress,
               const StepRecordSink& records)
-      : communicators_(make_in_process_group(config.tp_size)) {
+      : step_timeout_s_(config.step_timeout_s),
+        communicators_(make_in_process_group(config.tp_size)) {
     for (const auto& communicator : communicators_) {
       ranks_.push_back(std::make_unique<RankThread>(*communicator));
     }
@@ -160,8 +169,15 @@ class WorkerGroup final : public StepRunner {
     }
     std::vector<std::future<bool>> launches = std::move(launches_.front());
     launches_.pop_front();
-    (void)get_all(launches);
-    return std::move(get_all(results).front());
+    const Deadline deadline = step_deadline();
+    try {
+      (void)get_all(launches, deadline);
+      return std::move(get_all(results, deadline).front());
+    } catch (const DeviceHang&) {
+      throw DeviceHang(fmt::format(
+          "it has not ended in {} s: the device hangs, or --step-timeout is too short for it",
+          step_timeout_s_));
+    }
   }
 
  private:
@@ -177,6 +193,15 @@ class WorkerGroup final : public StepRunner {
     return get_all(futures);
   }
 
+  /// Of the oldest step, asked for now: those before it have ended, so it has had the device since.
+  [[nodiscard]] Deadline step_deadline() const {
+    if (step_timeout_s_ == 0) return std::nullopt;
+    const std::chrono::duration<double> timeout(step_timeout_s_);
+    return std::chrono::steady_clock::now() +
+           std::chrono::duration_cast<std::chrono::steady_clock::duration>(timeout);
+  }
+
+  const double step_timeout_s_;
   std::vector<std::unique_ptr<Communicator>> communicators_;  // outlive the ranks' backends
   std::vector<std::unique_ptr<RankThread>> ranks_;
   std::deque<std::vector<std::future<bool>>> launches_;  // of the steps in flight

@@ -61,6 +61,16 @@ void parallel_for(size_t count, int num_threads, const std::function<void(size_t
   if (failure) std::rethrow_exception(failure);
 }
 
+/// The layer's weight of this name, else the global one.
+PackedWeight find_weight(
+    const std::map<std::pair<int, std::string>, PackedWeight, std::less<>>& weights,
+    std::string_view name, int layer) {
+  auto found = weights.find(std::pair<int, std::string>(layer, name));
+  if (found == weights.end()) found = weights.find(std::pair<int, std::string>(-1, name));
+  NANO_CHECK(found != weights.end(), "no weight {} of layer {}", name, layer);
+  return found->second;
+}
+
 }  // namespace
 
 /// Reads one weight after the other, in the pieces in which the backend asks for it.
@@ -246,10 +256,33 @@ WeightStore::WeightStore(const ModelConfig& config, const CheckpointSource& sour
 }
 
 PackedWeight WeightStore::weight(std::string_view name, int layer) const {
-  auto found = by_name_.find(std::pair<int, std::string>(layer, name));
-  if (found == by_name_.end()) found = by_name_.find(std::pair<int, std::string>(-1, name));
-  NANO_CHECK(found != by_name_.end(), "no weight {} of layer {}", name, layer);
-  return found->second;
+  return find_weight(by_name_, name, layer);
+}
+
+UnloadedWeights::UnloadedWeights(const ModelConfig& config, const LoadOptions& options)
+    : base_(allocate_host(1)) {
+  const bool shares = config.tie_word_embeddings && options.tp_size == 1;
+  for (const WeightSpec& spec : plan_weights(config, options.tp_rank, options.tp_size)) {
+    PackedWeight weight{.n = spec.rows / spec.experts, .k = spec.cols};
+    weight.experts = spec.experts;
+    weight.data = TensorView(base_.data(), options.dtype, {spec.rows, spec.cols});
+    if (spec.is_vector()) {
+      weight.n = spec.cols;
+      weight.k = 1;
+      weight.data = TensorView(base_.data(), options.dtype, {spec.cols});
+    }
+    by_name_[{spec.layer, spec.name}] = weight;
+    if (!shares || spec.name != "embed") bytes_ += weight.data.size_bytes();
+  }
+  const int64_t positions =
+      options.max_positions > 0 ? options.max_positions : config.max_position_embeddings;
+  const TensorView table(base_.data(), DType::kF32, {positions, config.head_dim});
+  by_name_[{-1, "cos_sin"}] = {.data = table, .n = positions, .k = config.head_dim};
+  bytes_ += table.size_bytes();
+}
+
+PackedWeight UnloadedWeights::weight(std::string_view name, int layer) const {
+  return find_weight(by_name_, name, layer);
 }
 
 bool WeightStore::contains(std::string_view name, int layer) const {

@@ -31,6 +31,23 @@ struct LoadOptions {
   LoadProgress progress;      ///< may be empty
 };
 
+/// A rank's weights as they will be, row-major, before anything is loaded: for plans that are only
+/// measured. Their data point nowhere.
+class UnloadedWeights final : public WeightSource {
+ public:
+  /// As WeightStore loads them with `options`.
+  UnloadedWeights(const ModelConfig& config, const LoadOptions& options);
+
+  [[nodiscard]] PackedWeight weight(std::string_view name, int layer) const override;
+  /// With the rope table.
+  [[nodiscard]] int64_t bytes() const { return bytes_; }
+
+ private:
+  Buffer base_;
+  std::map<std::pair<int, std::string>, PackedWeight, std::less<>> by_name_;
+  int64_t bytes_ = 0;
+};
+
 /// Owns the prepared weights of one rank. Loading streams: on the host there is one piece of one
 /// matrix at a time (see Backend::load_weight), and the source's pages are dropped behind it.
 class WeightStore final : public WeightSource {

@@ -1,6 +1,11 @@
 #include "pipeline/executor.h"
 
+#include <string>
+
+#include <fmt/format.h>
+
 #include "base/check.h"
+#include "base/error.h"
 
 namespace nanoflow {
 
@@ -25,7 +30,7 @@ void Executor::run(const Plan& plan, std::span<const StampId> stamps) {
         .rows = step.rows,
         .header = plan.header};
     if (!stamps.empty()) backend_.stamp(step.lane, stamps[2 * i]);
-    backend_.launch(step.args, context);
+    launch(plan, step, context);
     if (!stamps.empty()) backend_.stamp(step.lane, stamps[2 * i + 1]);
     if (step.signals) backend_.record(step.lane, event(i));
   }
@@ -33,6 +38,19 @@ void Executor::run(const Plan& plan, std::span<const StampId> stamps) {
     const EventId end = event(num_steps + static_cast<size_t>(lane));
     backend_.record(lane, end);
     backend_.wait(0, end);
+  }
+}
+
+/// What fails says which operation it is.
+void Executor::launch(const Plan& plan, const Step& step, const LaunchContext& context) {
+  try {
+    backend_.launch(step.args, context);
+  } catch (const ConfigError&) {
+    throw;
+  } catch (const EnvironmentError& e) {
+    const std::string layer = step.layer < 0 ? "" : fmt::format(" of layer {}", step.layer);
+    throw EnvironmentError(fmt::format("{}{}, rows {} to {} ({}): {}", op_kind_name(step.args),
+                                       layer, step.rows.begin, step.rows.end, plan.name, e.what()));
   }
 }
 

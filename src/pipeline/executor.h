@@ -16,13 +16,15 @@ class Executor {
   explicit Executor(Backend& backend) : backend_(backend) {}
 
   /// Issues the plan; asynchronous. With `stamps`, two per step of the plan, step i reads the clock
-  /// into stamps[2 i] when its turn comes, and into stamps[2 i + 1] when it is done.
+  /// into stamps[2 i] when its turn comes, and into stamps[2 i + 1] when it is done. An
+  /// EnvironmentError of a launch names the operation.
   void run(const Plan& plan, std::span<const StampId> stamps = {});
   /// Issues the plan between begin_capture() and end_capture(): Backend::replay() then runs it
   /// again.
   [[nodiscard]] GraphId capture(const Plan& plan, std::span<const StampId> stamps = {});
 
  private:
+  void launch(const Plan& plan, const Step& step, const LaunchContext& context);
   EventId event(size_t index);
 
   Backend& backend_;

@@ -269,7 +269,7 @@ void CudaBackend::wait(LaneId lane, EventId event) {
 }
 
 void CudaBackend::synchronize_event(EventId event) {
-  cuda_check(cudaEventSynchronize(latest(mark(event))), "a step on the GPU");
+  cuda::check_work(cudaEventSynchronize(latest(mark(event))), "work on the GPU");
 }
 
 cudaEvent_t CudaBackend::stamp_event(StampId id) const {
@@ -351,7 +351,7 @@ void CudaBackend::replay(GraphId graph) {
 
 void CudaBackend::synchronize() {
   for (const cuda::Stream& lane : streams_)
-    cuda_check(cudaStreamSynchronize(lane.get()), "work on the GPU");
+    cuda::check_work(cudaStreamSynchronize(lane.get()), "work on the GPU");
 }
 
 std::unique_ptr<Backend> make_cuda_backend(const CudaBackendOptions& options) {

@@ -14,6 +14,16 @@ void cuda_check(cudaError_t status, const char* what) {
                               cudaGetErrorName(status)));
 }
 
+void check_work(cudaError_t status, const char* what) {
+  if (status == cudaSuccess) [[likely]]
+    return;
+  (void)cudaGetLastError();
+  throw CudaError(fmt::format(
+      "CUDA: {} failed: {} ({}); to learn which operation it is, run it again with --enforce-eager "
+      "and CUDA_LAUNCH_BLOCKING=1 in the environment",
+      what, cudaGetErrorString(status), cudaGetErrorName(status)));
+}
+
 void check_launch(const char* kernel) {
   const cudaError_t status = cudaGetLastError();
   if (status != cudaSuccess) [[unlikely]]

@@ -25,6 +25,10 @@ namespace cuda {
 /// OutOfMemory. `what` is a few words for a person: "copying weights".
 void cuda_check(cudaError_t status, const char* what);
 
+/// cuda_check() for calls that wait: what they report is an earlier kernel's, so the message says
+/// how to learn which.
+void check_work(cudaError_t status, const char* what);
+
 /// For kernel launchers: throws CudaError naming `kernel` when the launch before it was refused.
 void check_launch(const char* kernel);
 

@@ -2,7 +2,9 @@
 
 #include <cuda_runtime_api.h>
 
+#include <cstdlib>
 #include <filesystem>
+#include <string_view>
 
 #include <fmt/format.h>
 
@@ -23,13 +25,25 @@ bool has_kernel_driver() {
          std::filesystem::exists("/dev/nvidiactl", ignored);
 }
 
+/// A GPU that was handed to this system or container.
+bool has_device_node() {
+  std::error_code ignored;
+  for (int i = 0; i < 16; ++i)
+    if (std::filesystem::exists(fmt::format("/dev/nvidia{}", i), ignored)) return true;
+  return false;
+}
+
 /// Why the driver shows no device. Empty: there is none, or CUDA_VISIBLE_DEVICES hides it.
 std::string explain(cudaError_t status) {
   int driver = 0, runtime = 0;
   (void)cudaDriverGetVersion(&driver);
   (void)cudaRuntimeGetVersion(&runtime);
   (void)cudaGetLastError();
-  if (status == cudaErrorNoDevice) return {};
+  if (status == cudaErrorNoDevice) {
+    if (!has_device_node() || std::getenv("CUDA_VISIBLE_DEVICES") != nullptr) return {};
+    return "an NVIDIA GPU is there, but its driver shows none: nvidia-smi may tell why; or use "
+           "--device cpu";
+  }
   if (driver == 0) {
     if (!has_kernel_driver()) return {};
     return "an NVIDIA GPU is there, but the driver's library libcuda.so.1 is not: install it (in a "
@@ -61,6 +75,21 @@ DeviceLimits read_limits(int ordinal) {
           .memory_bytes = static_cast<int64_t>(prop.totalGlobalMem)};
 }
 
+/// What to do about a GPU that gives no context.
+std::string_view remedy(cudaError_t status) {
+  switch (status) {
+    case cudaErrorDevicesUnavailable:
+      return "another program holds it alone, or its compute mode forbids programs: nvidia-smi "
+             "shows both";
+    case cudaErrorMemoryAllocation:
+      return "other programs have taken its memory: nvidia-smi shows which";
+    case cudaErrorSystemNotReady:
+      return "its fabric manager is not running: start nvidia-fabricmanager";
+    default:
+      return "nvidia-smi and the kernel's log (dmesg) may tell why; a reset of the GPU may help";
+  }
+}
+
 /// Why this build cannot use a device; empty if it can.
 std::string why_unusable(const DeviceLimits& device) {
   if (device.compute_major < 8)
@@ -71,7 +100,13 @@ std::string why_unusable(const DeviceLimits& device) {
   int before = 0;
   (void)cudaGetDevice(&before);
   std::string problem;
-  if (cudaSetDevice(device.ordinal) != cudaSuccess || !has_kernel_image())
+  // Makes the GPU's context, which is where a busy or broken one refuses.
+  const cudaError_t status = cudaSetDevice(device.ordinal);
+  if (status != cudaSuccess)
+    problem = fmt::format("{} (GPU {}) cannot be used: {} ({}); {}, or use --device cpu",
+                          device.name, device.ordinal, cudaGetErrorString(status),
+                          cudaGetErrorName(status), remedy(status));
+  else if (!has_kernel_image())
     problem = fmt::format(
         "{} (compute capability {}.{}) cannot run this build's kernels ({}): build with "
         "-DNANOFLOW_CUDA_ARCHS={}{}, or use --device cpu",

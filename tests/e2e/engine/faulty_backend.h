@@ -86,8 +86,8 @@ class FaultyBackend final : public Backend {
   GraphId end_capture() override { return backend_->end_capture(); }
   void replay(GraphId graph) override { backend_->replay(graph); }
   void synchronize() override {
+    backend_->synchronize();  // a lost device touches no memory any more
     if (faults_->waits_left < 0 && !faults_->hangs) throw EnvironmentError("injected: lost");
-    backend_->synchronize();
   }
 
  private:

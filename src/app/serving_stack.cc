@@ -138,23 +138,31 @@ EngineConfig make_engine_config(const ModelOptions& o, const ModelConfig& model,
   return config;
 }
 
+struct StartReport {
+  double all_s = 0;
+  double load_s = 0;    ///< of it, reading weights
+  bool no_gpu = false;  ///< the device is a CPU since nothing else was found
+};
+
 void print_summary(const TextModel& text, const ModelConfig& model, const EngineConfig& config,
-                   const DeviceInfo& device, double seconds) {
+                   const DeviceInfo& device, const StartReport& report) {
   const auto line = [](std::string_view name, const std::string& value) {
     fmt::print(stderr, "  {:<10}{}\n", name, value);
   };
   const double millions = static_cast<double>(model.parameters().total()) * 1e-6;
-  fmt::print(stderr, "NanoFlow is ready after {:.1f} s\n", seconds);
+  fmt::print(stderr, "NanoFlow is ready after {:.1f} s\n", report.all_s);
   line("model", fmt::format("{} ({}, {})", text.name, model.architecture,
                             millions >= 1000 ? fmt::format("{:.2f} B parameters", millions * 1e-3)
                                              : fmt::format("{:.0f} M parameters", millions)));
-  line("device", fmt::format("{}{}", device.name,
-                             config.tp_size > 1 ? fmt::format(", {} ranks", config.tp_size) : ""));
-  line("memory", fmt::format("weights {:.2f} GiB, KV cache {:.2f} GiB = {} tokens",
-                             gib(model.weight_bytes(*config.dtype, config.tp_size)),
-                             gib(text.limits.kv_tokens() *
-                                 model.kv_bytes_per_token(*config.dtype, config.tp_size)),
-                             text.limits.kv_tokens()));
+  line("device", fmt::format("{}{}{}", device.name,
+                             config.tp_size > 1 ? fmt::format(", {} ranks", config.tp_size) : "",
+                             report.no_gpu ? " (no GPU is visible)" : ""));
+  line("memory",
+       fmt::format(
+           "weights {:.2f} GiB (read in {:.1f} s), KV cache {:.2f} GiB = {} tokens",
+           gib(model.weight_bytes(*config.dtype, config.tp_size)), report.load_s,
+           gib(text.limits.kv_tokens() * model.kv_bytes_per_token(*config.dtype, config.tp_size)),
+           text.limits.kv_tokens()));
   line("limits",
        fmt::format("{} tokens per request, {} sequences, {} rows per step, {:.1f} requests "
                    "at full length",
@@ -207,17 +215,19 @@ ServingStack ServingStack::load(const ModelOptions& options) {
           ? make_dummy_source(stack.model_config_, {.seed = options.seed})
           : open_checkpoint(path, stack.model_config_);
   DeviceInfo device;
+  double loading_s = 0, loaded_s = 0;
   const auto make_backend = [&](Communicator& comm) -> std::unique_ptr<Backend> {
     auto backend = nanoflow::make_backend(choice, {.threads = threads_per_rank(options),
                                                    .comm = &comm,
                                                    .reference_kernels = options.reference_kernels});
-    if (comm.rank() == 0) device = backend->device();
+    if (comm.rank() == 0) device = backend->device(), loading_s = stack.clock_->now_s();
     return backend;
   };
   std::optional<ProgressBar> bar;  // from the first weight on: a refused checkpoint draws none
-  const auto progress = [&bar](int64_t done, int64_t total) {
+  const auto progress = [&](int64_t done, int64_t total) {
     if (interrupted()) throw EnvironmentError("interrupted while the weights were loading");
     if (!bar.has_value()) bar.emplace("Loading weights", total, ProgressBar::Unit::kBytes, stderr);
+    loaded_s = stack.clock_->now_s();
     bar->set_total(total);
     bar->set(done);
   };
@@ -230,7 +240,8 @@ ServingStack ServingStack::load(const ModelOptions& options) {
   stack.text_->limits = stack.engine_->limits();
   stack.device_ = device;
   print_summary(*stack.text_, stack.model_config_, stack.engine_config_, device,
-                stack.clock_->now_s() - start_s);
+                {stack.clock_->now_s() - start_s, loaded_s - loading_s,
+                 options.device == "auto" && !choice.is_cuda});
   return stack;
 }
 

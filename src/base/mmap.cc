@@ -10,6 +10,7 @@
 
 #include <fmt/format.h>
 
+#include "base/check.h"
 #include "base/error.h"
 
 namespace nanoflow {
@@ -25,6 +26,8 @@ class FileDescriptor {
   FileDescriptor(const FileDescriptor&) = delete;
   FileDescriptor& operator=(const FileDescriptor&) = delete;
   [[nodiscard]] int get() const { return fd_; }
+  /// The caller closes it.
+  [[nodiscard]] int release() { return std::exchange(fd_, -1); }
 
  private:
   int fd_;
@@ -45,7 +48,7 @@ std::filesystem::file_status known_status(const std::filesystem::path& path) {
 }  // namespace
 
 MappedFile::MappedFile(const std::filesystem::path& path) : path_(path) {
-  const FileDescriptor fd(::open(path.c_str(), O_RDONLY | O_CLOEXEC));
+  FileDescriptor fd(::open(path.c_str(), O_RDONLY | O_CLOEXEC));
   if (fd.get() < 0) throw IoError(path.string(), "cannot open: " + errno_text());
   struct stat info {};
   if (::fstat(fd.get(), &info) != 0) throw IoError(path.string(), "cannot stat: " + errno_text());
@@ -55,22 +58,39 @@ MappedFile::MappedFile(const std::filesystem::path& path) : path_(path) {
   void* mapping = ::mmap(nullptr, size_, PROT_READ, MAP_PRIVATE, fd.get(), 0);
   if (mapping == MAP_FAILED) throw IoError(path.string(), "cannot map: " + errno_text());
   data_ = static_cast<const std::byte*>(mapping);
+  fd_ = fd.release();
 }
 
 MappedFile::~MappedFile() {
   if (data_ != nullptr) ::munmap(const_cast<std::byte*>(data_), size_);
+  if (fd_ >= 0) ::close(fd_);
 }
 
 MappedFile::MappedFile(MappedFile&& other) noexcept
     : path_(std::move(other.path_)),
       data_(std::exchange(other.data_, nullptr)),
-      size_(std::exchange(other.size_, 0)) {}
+      size_(std::exchange(other.size_, 0)),
+      fd_(std::exchange(other.fd_, -1)) {}
 
 MappedFile& MappedFile::operator=(MappedFile&& other) noexcept {
   std::swap(path_, other.path_);
   std::swap(data_, other.data_);
   std::swap(size_, other.size_);
+  std::swap(fd_, other.fd_);
   return *this;
+}
+
+void MappedFile::read(size_t offset, std::span<std::byte> out) const {
+  NANO_CHECK(offset <= size_ && out.size() <= size_ - offset, "{} bytes at {} of {}", out.size(),
+             offset, size_);
+  while (!out.empty()) {
+    const ssize_t n = ::pread(fd_, out.data(), out.size(), static_cast<off_t>(offset));
+    if (n < 0 && errno == EINTR) continue;
+    if (n < 0) throw IoError(path_.string(), "cannot read: " + errno_text());
+    if (n == 0) throw IoError(path_.string(), "became shorter while it was read");
+    out = out.subspan(static_cast<size_t>(n));
+    offset += static_cast<size_t>(n);
+  }
 }
 
 void MappedFile::drop_pages(size_t offset, size_t size) const {

@@ -21,6 +21,11 @@ class MappedFile {
   MappedFile& operator=(const MappedFile&) = delete;
 
   [[nodiscard]] std::span<const std::byte> bytes() const { return {data_, size_}; }
+
+  /// Copies out.size() bytes from `offset` on; the range must lie inside bytes(). Faster than
+  /// reading bytes() where that is the first touch, since no page is mapped for it. Throws IoError.
+  void read(size_t offset, std::span<std::byte> out) const;
+
   [[nodiscard]] const std::filesystem::path& path() const { return path_; }
 
   /// Tells the kernel that [offset, offset + size) is not needed any more, so that streaming
@@ -31,6 +36,7 @@ class MappedFile {
   std::filesystem::path path_;
   const std::byte* data_ = nullptr;
   size_t size_ = 0;
+  int fd_ = -1;
 };
 
 /// True when something is at `path` (links are followed). Throws IoError where that cannot be told:

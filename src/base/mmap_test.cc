@@ -2,6 +2,7 @@
 
 #include <filesystem>
 #include <fstream>
+#include <span>
 #include <string>
 #include <thread>
 
@@ -77,6 +78,26 @@ std::string write_failure(const fs::path& path) {
     return e.what();
   }
   return "";
+}
+
+TEST_F(WriteFile, MappedFilesAreReadFromAnyOffsetAndNoticeThatTheyShrank) {
+  const fs::path path = folder_ / "read";
+  std::string content(3 << 20, 'x');
+  for (size_t i = 0; i < content.size(); ++i) content[i] = static_cast<char>(i * 31 % 251);
+  write_file_atomically(path, content);
+  MappedFile moved(path);
+  const MappedFile file = std::move(moved);
+  std::string got(content.size() - 12345, '\0');
+  file.read(12345, std::as_writable_bytes(std::span(got)));
+  EXPECT_EQ(got, content.substr(12345));
+  file.read(content.size(), {});
+  fs::resize_file(path, 1 << 20);
+  try {
+    file.read(1 << 19, std::as_writable_bytes(std::span(got)).first(1 << 20));
+    ADD_FAILURE() << "read behind the end";
+  } catch (const IoError& e) {
+    EXPECT_THAT(e.what(), testing::HasSubstr("became shorter"));
+  }
 }
 
 TEST_F(WriteFile, FailuresNameThePathThatWasAsked) {

@@ -203,6 +203,16 @@ const SafetensorsEntry* SafetensorsSet::find(std::string_view name) const {
   return found == index_.end() ? nullptr : &entries_[found->second];
 }
 
+void SafetensorsSet::read(const SafetensorsEntry& entry, size_t offset,
+                          std::span<std::byte> out) const {
+  const auto index = static_cast<size_t>(&entry - entries_.data());
+  NANO_CHECK(index < entries_.size(), "an entry of another set");
+  NANO_CHECK(offset <= entry.bytes.size() && out.size() <= entry.bytes.size() - offset,
+             "{} bytes at {} of {}", out.size(), offset, entry.bytes.size());
+  const MappedFile& file = *files_[file_of_entry_[index]];
+  file.read(static_cast<size_t>(entry.bytes.data() - file.bytes().data()) + offset, out);
+}
+
 void SafetensorsSet::drop_pages(const SafetensorsEntry& entry) const {
   const auto found = index_.find(entry.name);
   if (found == index_.end() || entry.bytes.empty()) return;

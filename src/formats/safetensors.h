@@ -47,6 +47,9 @@ class SafetensorsSet {
   [[nodiscard]] const std::vector<SafetensorsEntry>& entries() const { return entries_; }
   /// Where this was read from.
   [[nodiscard]] const std::string& name() const { return name_; }
+  /// Copies out.size() bytes of `entry`, one of entries(), from `offset` on, which must be inside
+  /// it. Throws IoError.
+  void read(const SafetensorsEntry& entry, size_t offset, std::span<std::byte> out) const;
   /// Lets the system reclaim the pages of `entry`; it can still be read.
   void drop_pages(const SafetensorsEntry& entry) const;
 

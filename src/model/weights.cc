@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <atomic>
 #include <cmath>
+#include <condition_variable>
 #include <cstring>
 #include <exception>
 #include <mutex>
@@ -39,27 +40,84 @@ std::vector<Chunk> cut_into_chunks(const WeightSpec& spec, int64_t row_begin, in
   return chunks;
 }
 
-/// Calls task(0) ... task(count - 1) on up to `num_threads` threads; rethrows the first exception.
-void parallel_for(size_t count, int num_threads, const std::function<void(size_t)>& task) {
-  std::atomic<size_t> next{0};
-  std::mutex mutex;
-  std::exception_ptr failure;
-  const auto work = [&] {
+/// Threads that wait for work: a piece takes less than a millisecond, so starting them anew for
+/// each would take a good part of it.
+class Crew {
+ public:
+  explicit Crew(int num_threads) {
     try {
-      for (size_t i = next++; i < count; i = next++) task(i);
+      for (int i = 1; i < num_threads; ++i) threads_.emplace_back([this] { serve(); });
     } catch (...) {
-      next = count;
-      const std::lock_guard lock(mutex);
-      if (!failure) failure = std::current_exception();
+      end();  // else those that are there would be joined, and wait
+      throw;
     }
-  };
-  const size_t helpers = std::min(count, static_cast<size_t>(std::max(1, num_threads))) - 1;
-  std::vector<std::jthread> threads;
-  for (size_t i = 0; count > 0 && i < helpers; ++i) threads.emplace_back(work);
-  work();
-  threads.clear();
-  if (failure) std::rethrow_exception(failure);
-}
+  }
+  ~Crew() { end(); }
+  Crew(const Crew&) = delete;
+  Crew& operator=(const Crew&) = delete;
+
+  /// Calls task(0) ... task(count - 1), on this thread, too; rethrows the first exception.
+  void run(size_t count, const std::function<void(size_t)>& task) {
+    {
+      const std::lock_guard lock(mutex_);
+      task_ = &task;
+      count_ = count;
+      next_ = 0;
+      ++round_;
+      failure_ = nullptr;
+    }
+    if (count > 1) wake_.notify_all();
+    work(task);
+    std::unique_lock lock(mutex_);
+    task_ = nullptr;  // who wakes up now is late
+    done_.wait(lock, [&] { return num_working_ == 0; });
+    if (failure_) std::rethrow_exception(failure_);
+  }
+
+ private:
+  void end() {
+    {
+      const std::lock_guard lock(mutex_);
+      is_ending_ = true;
+    }
+    wake_.notify_all();
+  }
+
+  void serve() {
+    std::unique_lock lock(mutex_);
+    for (uint64_t seen = 0;; seen = round_) {
+      wake_.wait(lock, [&] { return is_ending_ || (round_ != seen && task_ != nullptr); });
+      if (is_ending_) return;
+      ++num_working_;
+      const std::function<void(size_t)>& task = *task_;
+      lock.unlock();
+      work(task);
+      lock.lock();
+      if (--num_working_ == 0) done_.notify_one();
+    }
+  }
+
+  void work(const std::function<void(size_t)>& task) {
+    try {
+      for (size_t i = next_++; i < count_; i = next_++) task(i);
+    } catch (...) {
+      next_ = count_;
+      const std::lock_guard lock(mutex_);
+      if (!failure_) failure_ = std::current_exception();
+    }
+  }
+
+  std::mutex mutex_;
+  std::condition_variable wake_, done_;
+  const std::function<void(size_t)>* task_ = nullptr;  // null: no work for who wakes up now
+  size_t count_ = 0;                                   // changes while nobody works
+  std::atomic<size_t> next_{0};
+  uint64_t round_ = 0;
+  int num_working_ = 0;
+  bool is_ending_ = false;
+  std::exception_ptr failure_;
+  std::vector<std::jthread> threads_;  // last: the others outlive them
+};
 
 /// The layer's weight of this name, else the global one.
 PackedWeight find_weight(
@@ -78,7 +136,12 @@ class WeightLoader {
  public:
   WeightLoader(WeightStore& store, const ModelConfig& config, const CheckpointSource& source,
                Backend& backend, const LoadOptions& options)
-      : store_(store), config_(config), source_(source), backend_(backend), options_(options) {}
+      : store_(store),
+        config_(config),
+        source_(source),
+        backend_(backend),
+        options_(options),
+        crew_(options.num_threads) {}
 
   void load() {
     const std::vector<WeightSpec> specs = plan_weights(config_, options_.tp_rank, options_.tp_size);
@@ -139,7 +202,7 @@ class WeightLoader {
     int64_t covered = 0;
     for (const Chunk& chunk : chunks) covered += chunk.rows * chunk.piece->cols;
     if (covered < out.rows() * out.cols()) clear(out);
-    parallel_for(chunks.size(), options_.num_threads, [&](size_t i) {
+    crew_.run(chunks.size(), [&](size_t i) {
       const Chunk& chunk = chunks[i];
       const WeightPiece& piece = *chunk.piece;
       const int64_t out_row = piece.out_row + chunk.row_begin - row_begin;
@@ -192,18 +255,17 @@ class WeightLoader {
     const auto half = static_cast<int64_t>(frequencies.size());
     const Buffer host = allocate_host(positions * 2 * half * dtype_size(DType::kF32));
     const TensorView table = host.view(DType::kF32, {positions, 2 * half});
-    parallel_for(
-        static_cast<size_t>((positions + 1023) / 1024), options_.num_threads, [&](size_t block) {
-          const int64_t begin = static_cast<int64_t>(block) * 1024;
-          for (int64_t p = begin; p < std::min(begin + 1024, positions); ++p) {
-            auto* row = table.row<float>(p);
-            for (int64_t i = 0; i < half; ++i) {
-              const double angle = static_cast<double>(p) * frequencies[static_cast<size_t>(i)];
-              row[i] = static_cast<float>(std::cos(angle));
-              row[half + i] = static_cast<float>(std::sin(angle));
-            }
-          }
-        });
+    crew_.run(static_cast<size_t>((positions + 1023) / 1024), [&](size_t block) {
+      const int64_t begin = static_cast<int64_t>(block) * 1024;
+      for (int64_t p = begin; p < std::min(begin + 1024, positions); ++p) {
+        auto* row = table.row<float>(p);
+        for (int64_t i = 0; i < half; ++i) {
+          const double angle = static_cast<double>(p) * frequencies[static_cast<size_t>(i)];
+          row[i] = static_cast<float>(std::cos(angle));
+          row[half + i] = static_cast<float>(std::sin(angle));
+        }
+      }
+    });
     keep("cos_sin", -1, backend_.prepare_weight(table, WeightUse::kTable));
   }
 
@@ -245,6 +307,7 @@ class WeightLoader {
   const CheckpointSource& source_;
   Backend& backend_;
   const LoadOptions& options_;
+  Crew crew_;
   int64_t bytes_done_ = 0;
   int64_t bytes_total_ = 0;
 };

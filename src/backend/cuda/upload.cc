@@ -31,7 +31,7 @@ void gather_bytes(std::byte* to, const TensorView& host, int64_t begin, int64_t 
 }  // namespace
 
 Uploader::Uploader(int ordinal)
-    : ordinal_(ordinal), slots_(kThreads * kSlotsPerThread), pieces_(2) {}
+    : ordinal_(ordinal), slots_(kThreads * kSlotsPerThread), pieces_(kPieces) {}
 
 void Uploader::record(const Event& event) const {
   cuda_check(cudaEventRecord(event.get(), stream_.get()), "marking uploaded weights");
@@ -79,7 +79,7 @@ void Uploader::load(void* to, const WeightShape& shape, const WeightReader& read
   if (row_bytes == 0) return;
   const int64_t step = std::max<int64_t>(1, kPieceBytes / row_bytes);
   size_t turn = 0;
-  for (int64_t row = 0; row < shape.rows; row += step, turn ^= 1) {
+  for (int64_t row = 0; row < shape.rows; row += step, turn = (turn + 1) % kPieces) {
     Slot& slot = pieces_[turn];
     const int64_t rows = std::min(step, shape.rows - row);
     void* memory = wait_for(slot, std::max(kPieceBytes, row_bytes));

@@ -11,8 +11,8 @@ namespace nanoflow::cuda {
 
 class Uploader {
  public:
-  /// Page-locked memory is taken when it is first needed: up to 32 MiB for upload(), 64 MiB (or two
-  /// rows) for load().
+  /// Page-locked memory is taken when it is first needed: up to 32 MiB for upload(), 96 MiB (or
+  /// three rows) for load().
   explicit Uploader(int ordinal);
 
   /// Copies the rows of `host`, without gaps, to device memory `to`. Returns once `host` has been
@@ -31,7 +31,9 @@ class Uploader {
   static constexpr int kThreads = 4;
   static constexpr int kSlotsPerThread = 2;
   static constexpr int64_t kSlotBytes = int64_t{4} << 20;
-  // Two pieces of load(); large, since every reader's threads start anew for each.
+  // Pieces of load(): one is on the bus, one waits for it, one is read. Large, since the reader's
+  // threads meet at the end of each.
+  static constexpr int kPieces = 3;
   static constexpr int64_t kPieceBytes = int64_t{32} << 20;
 
   struct Slot {

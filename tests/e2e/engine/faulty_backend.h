@@ -19,6 +19,8 @@ struct Faults {
   std::atomic<int64_t> launches_left{INT64_MAX};  ///< ops until one is refused
   std::atomic<int64_t> waits_left{INT64_MAX};     ///< waits for steps until one fails or hangs
   std::atomic<bool> hangs = false;                ///< else it throws
+  /// Called instead of both, once, with the backend's device current.
+  std::atomic<void (*)()> strike = nullptr;
   std::atomic<bool> is_destroyed = false;
   std::mutex mutex;
   std::condition_variable changed;
@@ -74,6 +76,7 @@ class FaultyBackend final : public Backend {
   void wait(LaneId lane, EventId event) override { backend_->wait(lane, event); }
   void synchronize_event(EventId event) override {
     if (--faults_->waits_left < 0) {
+      if (faults_->strike != nullptr) return strike(event);
       if (!faults_->hangs) throw EnvironmentError("injected: the device is lost");
       faults_->hang();
     }
@@ -91,6 +94,12 @@ class FaultyBackend final : public Backend {
   }
 
  private:
+  /// The step that is waited for may be past the fault; the ones behind it are not.
+  void strike(EventId event) {
+    if (faults_->waits_left == -1) faults_->strike.load()();
+    backend_->synchronize_event(event);
+  }
+
   std::unique_ptr<Backend> backend_;
   std::shared_ptr<Faults> faults_;  // also the test's
 };

@@ -220,14 +220,14 @@ ServingStack ServingStack::load(const ModelOptions& options) {
     auto backend = nanoflow::make_backend(choice, {.threads = threads_per_rank(options),
                                                    .comm = &comm,
                                                    .reference_kernels = options.reference_kernels});
-    if (comm.rank() == 0) device = backend->device(), loading_s = stack.clock_->now_s();
+    if (comm.rank() == 0) device = backend->device();
     return backend;
   };
-  std::optional<ProgressBar> bar;  // from the first weight on: a refused checkpoint draws none
+  std::optional<ProgressBar> bar;  // a refused checkpoint draws none
   const auto progress = [&](int64_t done, int64_t total) {
     if (interrupted()) throw EnvironmentError("interrupted while the weights were loading");
     if (!bar.has_value()) bar.emplace("Loading weights", total, ProgressBar::Unit::kBytes, stderr);
-    loaded_s = stack.clock_->now_s();
+    (done == 0 ? loading_s : loaded_s) = stack.clock_->now_s();
     bar->set_total(total);
     bar->set(done);
   };

@@ -149,6 +149,7 @@ class WeightLoader {
     for (const WeightSpec& spec : specs) bytes_total_ += spec_bytes(spec);
     const bool may_share = config_.tie_word_embeddings && options_.tp_size == 1;
     if (may_share) bytes_total_ -= spec_bytes(specs.front());
+    advance(0);
     // Globals come first: where a backend wants a weight whole, the widest ones are assembled
     // before anything else is resident.
     for (const WeightSpec& spec : specs) {

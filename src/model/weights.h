@@ -19,7 +19,8 @@
 
 namespace nanoflow {
 
-/// Called on the loading thread after each weight, with bytes of the device dtype.
+/// Called on the loading thread before the first weight and after each, with bytes of the device
+/// dtype.
 using LoadProgress = std::function<void(int64_t bytes_done, int64_t bytes_total)>;
 
 struct LoadOptions {

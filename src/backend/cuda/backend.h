@@ -39,7 +39,7 @@ class CudaBackend final : public Backend {
                                         const LaunchContext& ctx) const override;
   /// Returns once `weight` has been read; launches that follow see the copy.
   OwnedWeight prepare_weight(const TensorView& weight, WeightUse use, int64_t experts) override;
-  /// As above; host memory for it is 96 MiB of page-locked pieces.
+  /// As above; host memory for it is 48 MiB of page-locked pieces.
   OwnedWeight load_weight(const WeightShape& shape, const WeightReader& read) override;
   /// Pages of 64 tokens; K of all heads, then V of all heads; per head its tokens one after the
   /// other, so that K of one (page, head) is a contiguous [64, head_dim] tile.

@@ -215,7 +215,7 @@ TEST_F(CudaBackendTest, WeightsOfAnySizeAndStrideArriveWhole) {
 }
 
 TEST_F(CudaBackendTest, AWeightReadInPiecesArrivesWholeAndAFailedReadLeavesTheBackendUsable) {
-  const WeightShape shape{.rows = 9001, .cols = 4099, .dtype = DType::kF32};  // five pieces
+  const WeightShape shape{.rows = 9001, .cols = 4099, .dtype = DType::kF32};  // nine pieces
   int64_t next = 0;
   const auto value = [](int64_t row, int64_t col) {
     return static_cast<float>((row * 4099 + col) % 16777213);

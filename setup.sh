@@ -4,6 +4,9 @@
 #
 #   ./setup.sh                 packages, default model, release build
 #   NANOFLOW_SKIP_PACKAGES=1   never call the package manager (you have installed them another way)
+#   NANOFLOW_CUDA=ON|OFF       build for GPUs, or not; default: where there is nvcc or an NVIDIA driver. With a driver and
+#                              no nvcc, the compiler comes as wheels (0.5 GB) and stays in .deps
+#   NANOFLOW_CUDA_ARCHS=LIST   GPU architectures, "80;90a"; default: those of the GPUs that nvidia-smi shows, else 90a
 set -euo pipefail
 
 NANOFLOW_ROOT=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
@@ -12,6 +15,8 @@ NANOFLOW_DEPS=${NANOFLOW_DEPS:-$NANOFLOW_ROOT/.deps}
 # A compiler cache serves every clone of this tree, wherever it lies, and both of serve.sh's and test.sh's builds: an
 # object that compiled with warnings as errors is the same object without.
 export CCACHE_BASEDIR=$NANOFLOW_ROOT CCACHE_NOHASHDIR=1 CCACHE_IGNOREOPTIONS=-Werror
+
+cmake_options=()  # for build()
 
 say() { printf '%s\n' "nanoflow: $*" >&2; }
 die() { say "$*"; exit 1; }
@@ -81,11 +86,72 @@ fetch_wheels() {
       python3 -m pip download --quiet --disable-pip-version-check --no-deps --only-binary=:all: --require-hashes \
         --dest "$work" --requirement "$work/requirements.txt" ||
         { rm -rf "$work"; die "cannot download $name $version: is there a network, does pip reach an index?"; }
-      python3 -m zipfile -e "$work"/*.whl "$work/files" && rm -f "$work"/*.whl
+      python3 -m zipfile -e "$work"/*.whl "$work/files" && rm -f "$work"/*.whl ||
+        { rm -rf "$work"; die "cannot unpack $name $version: is the disk full?"; }
       mv "$work/files" "$target"
       rm -rf "$work"
     done < <(sed -n "s/^wheel  *$group  *//p" "$NANOFLOW_ROOT/deps.lock")
   done
+}
+
+# find_nvcc: where cmake would find it, too.
+find_nvcc() {
+  local candidate
+  for candidate in "${CUDACXX:-}" "${CUDA_HOME:-}/bin/nvcc" "${CUDA_PATH:-}/bin/nvcc" "$(command -v nvcc || true)" \
+    /usr/local/cuda/bin/nvcc; do
+    [ -n "$candidate" ] && [ -x "$candidate" ] && echo "$candidate" && return 0
+  done
+  return 1
+}
+
+has_gpu_driver() {
+  [ -e /proc/driver/nvidia/version ] || command -v nvidia-smi > /dev/null ||
+    ldconfig -p 2> /dev/null | grep -q 'libcuda\.so\.1'
+}
+
+# fetch_cuda: one folder with what CUDA's wheels hold; sets cuda_root.
+fetch_cuda() {
+  local lines name version hash work
+  lines=$(sed -n "s/^wheel  *cuda  *//p" "$NANOFLOW_ROOT/deps.lock")
+  cuda_root="$NANOFLOW_DEPS/cuda-$(cksum <<< "$lines" | cut -d ' ' -f 1)"
+  [ -d "$cuda_root" ] && return 0
+  local instead="; install nvcc (CUDA 12.8 or later) yourself, or set NANOFLOW_CUDA=OFF to build for the CPU alone"
+  [ "$(uname -m)" = x86_64 ] ||
+    die "a program for GPUs is wanted here, but there is no nvcc, and its wheels are for x86_64 only$instead"
+  say "a program for GPUs is wanted here, but there is no nvcc: fetching CUDA's compiler and cuBLAS, 0.5 GB (NANOFLOW_CUDA=OFF: not)"
+  (fetch_wheels cuda) || die "there is no CUDA compiler$instead"
+  work=$(mktemp -d "$NANOFLOW_DEPS/fetch.XXXXXX")
+  while read -r name version hash; do
+    cp -al "$NANOFLOW_DEPS/$name-$version"/nvidia/cu13/. "$work"
+  done <<< "$lines"
+  chmod 755 "$work" "$work"/bin/* "$work"/nvvm/bin/*
+  # Wheels have the names that programs load, not those that linkers look for.
+  ln -s lib "$work/lib64"
+  for name in cublasLt cudart; do ln -s "lib$name.so.13" "$work/lib/lib$name.so"; done
+  mv "$work" "$cuda_root"
+  while read -r name version hash; do rm -rf "${NANOFLOW_DEPS:?}/$name-$version"; done <<< "$lines"
+}
+
+# choose_cuda: what cmake is told about CUDA, as cmake_options.
+choose_cuda() {
+  local archs=${NANOFLOW_CUDA_ARCHS:-}
+  cmake_options=()
+  case "${NANOFLOW_CUDA:-AUTO}" in
+    OFF) cmake_options=(-DNANOFLOW_CUDA=OFF); return 0 ;;
+    ON) cmake_options=(-DNANOFLOW_CUDA=ON) ;;
+    AUTO) find_nvcc > /dev/null || has_gpu_driver || return 0 ;;
+    *) die "NANOFLOW_CUDA is $NANOFLOW_CUDA: use ON, OFF or AUTO" ;;
+  esac
+  if ! find_nvcc > /dev/null; then
+    fetch_cuda
+    cmake_options=(-DNANOFLOW_CUDA=ON "-DNANOFLOW_NVCC=$cuda_root/bin/nvcc" "-DCUDAToolkit_ROOT=$cuda_root")
+  fi
+  if [ -z "$archs" ] && command -v nvidia-smi > /dev/null; then
+    # Hopper's own instructions need the "a"; what is older than 8.0 is refused by name at start.
+    archs=$(nvidia-smi --query-gpu=compute_cap --format=csv,noheader 2> /dev/null |
+      awk -F. '/^[0-9]+\.[0-9]+$/ && $1 >= 8 { print $1 $2 ($1 == 9 ? "a" : "") }' | sort -u | paste -sd ';' || true)
+  fi
+  [ -z "$archs" ] || cmake_options+=("-DNANOFLOW_CUDA_ARCHS=$archs")
 }
 
 # default_model: path of the default model's file.
@@ -99,9 +165,12 @@ build() {
   shift
   log="$tree/setup.log"
   mkdir -p "$tree"
-  if [ ! -f "$tree/build.ninja" ]; then
+  # Other options than before need a new configuration: a compiler's place stays in the old one.
+  if [ ! -f "$tree/build.ninja" ] || [ "$(cat "$tree/setup.options" 2> /dev/null)" != "${cmake_options[*]}" ]; then
+    rm -f "$tree/CMakeCache.txt" "$tree/setup.options"
     say "configuring and building ($preset); the first time takes minutes"
-    (cd "$NANOFLOW_ROOT" && cmake --preset "$preset") > "$log" 2>&1 || { tail -n 30 "$log" >&2; die "cmake failed; see $log"; }
+    (cd "$NANOFLOW_ROOT" && cmake --preset "$preset" "${cmake_options[@]}") > "$log" 2>&1 || { tail -n 30 "$log" >&2; die "cmake failed; see $log"; }
+    echo "${cmake_options[*]}" > "$tree/setup.options"
   fi
   local targets=()
   [ $# -gt 0 ] && targets=(--target "$@")
@@ -127,6 +196,7 @@ progress_lines() {
 setup_release() {
   install_packages build
   fetch_wheels build
+  choose_cuda
   build release nanoflow
 }
 

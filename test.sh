@@ -8,6 +8,7 @@ set -euo pipefail
 install_packages build test
 fetch_wheels build test
 sh "$NANOFLOW_ROOT/tools/fetch_test_inputs.sh" "$NANOFLOW_DEPS"
+choose_cuda
 build ci
 NANOFLOW_SMOLLM2_GGUF=$(default_model)
 export NANOFLOW_SMOLLM2_GGUF

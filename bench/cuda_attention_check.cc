@@ -152,6 +152,7 @@ class Fixture {
     std::atomic<int64_t> next{0};
     std::vector<double> worst(16, 0);
     std::vector<std::thread> threads;
+    threads.reserve(worst.size());
     for (double& w : worst)
       threads.emplace_back([&] {
         for (int64_t t; (t = next++) < max_rows_;) {

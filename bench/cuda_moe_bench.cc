@@ -341,7 +341,7 @@ class Bench {
                 flops_ * 1e-12, bytes_ * 1e-12);
   }
 
-  void report(const char* name, const Product& p, double seconds) {
+  void report(const char* name, const Product& p, double seconds) const {
     std::printf("%-22s rows %5ld n %6ld k %6ld x%-3ld %9.1f us  %5.1f%% of gemm  %5.1f%% of read\n",
                 name, static_cast<long>(p.rows), static_cast<long>(p.n), static_cast<long>(p.k),
                 static_cast<long>(p.experts), seconds * 1e6, 100 * p.flops() / seconds / flops_,

@@ -139,6 +139,7 @@ class Bench {
 /// `count` calls over data of their own.
 std::vector<OpArgs> repeat(int count, const std::function<OpArgs()>& make) {
   std::vector<OpArgs> calls;
+  calls.reserve(static_cast<size_t>(count));
   for (int i = 0; i < count; ++i) calls.push_back(make());
   return calls;
 }
@@ -184,7 +185,8 @@ void bench_rows(Bench& b, int64_t rows) {
                   }),
            rows);
   // 32 query and 8 KV heads of 128: q and k read and written, v read, k and v appended.
-  const int64_t pages = rows + 64, page = 2 * 8 * 64 * 128;
+  const int64_t pages = rows + 64, page = int64_t{2} * 8 * 64 * 128;
+  constexpr int64_t kHeadStride = int64_t{64} * 128;
   std::vector<int32_t> slots, positions;
   for (int64_t t = 0; t < rows; ++t) {  // decodes: every row has a page of its own
     slots.push_back(static_cast<int32_t>(t * 64 + t % 64));
@@ -198,7 +200,7 @@ void bench_rows(Bench& b, int64_t rows) {
            repeat(copies,
                   [&]() -> OpArgs {
                     return RopeAppendArgs{
-                        .qkv = act(48 * 128),
+                        .qkv = act(int64_t{48} * 128),
                         .num_q_heads = 32,
                         .num_kv_heads = 8,
                         .head_dim = 128,
@@ -212,7 +214,7 @@ void bench_rows(Bench& b, int64_t rows) {
                                   .page_size = 64,
                                   .page_stride = page,
                                   .slot_stride = 128,
-                                  .head_stride = 64 * 128}};
+                                  .head_stride = kHeadStride}};
                   }),
            rows);
   b.forget();

@@ -7,6 +7,7 @@
 #include <chrono>
 #include <cstdio>
 #include <cstdlib>
+#include <exception>
 #include <numeric>
 #include <random>
 #include <string>
@@ -247,5 +248,10 @@ int run(int threads) {
 }  // namespace nanoflow
 
 int main(int argc, char** argv) {
-  return nanoflow::run(argc > 1 ? std::atoi(argv[1]) : 0);
+  try {
+    return nanoflow::run(argc > 1 ? std::atoi(argv[1]) : 0);
+  } catch (const std::exception& e) {
+    std::fprintf(stderr, "op_bench: %s\n", e.what());
+    return 1;
+  }
 }

@@ -3,14 +3,15 @@
 # whole models, and the benches. Ends with one table; exits with 1 when a part failed.
 #
 #   tools/gpu_check.sh [BUILD_DIR]        a build with -DNANOFLOW_CUDA=ON -DNANOFLOW_OP_BENCH=ON (default build/cuda)
-#   PARTS="ops models" tools/gpu_check.sh  only these parts: backend ops models benches
-#   NANOFLOW_GPU_MODEL=FILE                also compares this model's text with the CPU's
+#   PARTS="ops models" tools/gpu_check.sh  only these parts: backend ops models engine sanitizer benches throughput
+#   NANOFLOW_GPU_MODEL=FILE                SmolLM2-135M-Instruct's GGUF: also against transformers, and its text against
+#                                          the CPU's
 #   OUT=DIR                                where the logs go (default BUILD_DIR/gpu_check)
 set -uo pipefail
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 build=${1:-$root/build/cuda}
 out=${OUT:-$build/gpu_check}
-parts=${PARTS:-backend ops models benches}
+parts=${PARTS:-backend ops models engine sanitizer benches throughput}
 mkdir -p "$out"
 table=()
 failed=0
@@ -51,16 +52,44 @@ compare_devices() {
 wants backend && part backend 120 "$build/backend_cuda_test"
 wants ops && NANOFLOW_TEST_DEVICE=cuda part ops 600 "$build/tests/backend_ops/backend_ops_test"
 wants models &&
-  NANOFLOW_TEST_DEVICE=cuda part parity 300 "$build/tests/e2e/parity/parity_test" '--gtest_filter=*OnTheGpu*'
+  NANOFLOW_SMOLLM2_GGUF=${NANOFLOW_GPU_MODEL:-} NANOFLOW_TEST_DEVICE=cuda part parity 300 "$build/tests/e2e/parity/parity_test" '--gtest_filter=*OnTheGpu*'
 if wants models && [ -n "${NANOFLOW_GPU_MODEL:-}" ]; then
   export -f compare_devices
   export build out
   part models 300 "$(command -v bash)" -c "compare_devices '$NANOFLOW_GPU_MODEL'"
 fi
+if wants engine; then
+  part engine 300 "$build/tests/e2e/engine/engine_gpu_test"
+  part faults 120 "$build/tests/e2e/engine/engine_gpu_faults_test"
+fi
+if wants sanitizer && sanitizer=$(command -v compute-sanitizer); then
+  # Whole steps of tiny checkpoints. The tool itself fails on kernels of cuBLASLt in racecheck, so that sees float32.
+  part memcheck 300 "$sanitizer" --error-exitcode 3 "$build/tests/e2e/engine/engine_gpu_test" '--gtest_filter=*FewTokens*'
+  part racecheck 300 "$sanitizer" --error-exitcode 3 --tool racecheck "$build/tests/e2e/engine/engine_gpu_test" \
+    '--gtest_filter=*FewTokensOfFloat32*'
+  NANOFLOW_TEST_DEVICE=cuda part racecheck_ops 300 "$sanitizer" --error-exitcode 3 --tool racecheck \
+    "$build/tests/backend_ops/backend_ops_test" '--gtest_filter=*Norm*:*Rope*:*Silu*:*Embed*:*Attention*:*Moe*'
+fi
 if wants benches; then
   for bench in "$build"/cuda_*_bench; do
     [ -x "$bench" ] && part "$(basename "$bench")" 400 "$bench"
     [ -f "$out/$(basename "$bench").log" ] && cat "$out/$(basename "$bench").log"
+  done
+fi
+# throughput NAME ARGUMENTS...: 2,000 requests at once; the summary is what the compute optimum and the roofline allow.
+throughput() {
+  local name=$1
+  shift
+  part "$name" 300 "$build/nanoflow" bench throughput --model "$root/bench/models/llama-3-8b" --load-format dummy \
+    --skip-tokenizer-init --max-model-len 8192 --max-num-seqs 1024 --max-num-batched-tokens 2048 --num-requests 2000 "$@"
+  cat "$out/$name.log"
+}
+if wants throughput; then
+  throughput 1024_512 --input-len 1024 --output-len 512
+  throughput 512_512 --input-len 512 --output-len 512
+  throughput 512_1024 --input-len 512 --output-len 1024
+  for trace in "$root"/bench/traces/*-2000.csv; do
+    throughput "$(basename "$trace" .csv)" --trace "$trace" --trace-in-order
   done
 fi
 printf '\n'

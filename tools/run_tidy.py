@@ -9,8 +9,7 @@ Files that are compiled alike are checked in batches, each joined into one sourc
 the standard library's headers, and a batch pays for them once. Files whose file-local names would meet are kept apart,
 and a batch that does not compile as one is halved until it does. Findings name the file and line they come from.
 Tests are checked too, by fewer checks (NOT_IN_TESTS): the path-sensitive analyzer is the slow half. A file that is
-compiled several ways is checked as it is compiled first. CUDA files (.cu) are not checked, and src/backend/cuda is
-checked only when it is named.
+compiled several ways is checked as it is compiled first. CUDA files (.cu) are not checked.
 
 Clean files are remembered by hash in $XDG_CACHE_HOME/nanoflow-tidy (default ~/.cache/nanoflow-tidy).
 """
@@ -29,7 +28,6 @@ import tempfile
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 SOURCES = ("src", "tests", "bench")
-ONLY_WHEN_NAMED = ROOT / "src/backend/cuda"
 INCLUDE = re.compile(rb'^\s*#\s*include\s*"([^"]+)"', re.MULTILINE)
 
 # Lines in a batch: small enough that the last batches keep all cores busy.
@@ -117,8 +115,7 @@ def sources_to_check(build, folders, salt, cache):
     for entry in json.loads((build / "compile_commands.json").read_text()):
         path = pathlib.Path(entry["file"])
         wanted = path.suffix == ".cc" and path.is_file() and any(path.is_relative_to(f) for f in folders)
-        left_out = path.is_relative_to(ONLY_WHEN_NAMED) and ONLY_WHEN_NAMED not in folders
-        if path in seen or left_out or not wanted:
+        if path in seen or not wanted:
             continue
         seen.add(path)
         flags = flags_of(entry)

@@ -4,17 +4,13 @@
 
 #include "base/error.h"
 #include "base/mmap.h"
+#include "base/test_folder.h"
 
 namespace nanoflow {
 namespace {
 
 class BatchOutputTest : public testing::Test {
  protected:
-  void SetUp() override {
-    path_ = std::filesystem::path(testing::TempDir()) /
-            (std::string("out_") + testing::UnitTest::GetInstance()->current_test_info()->name());
-    std::filesystem::remove(path_);
-  }
   static constexpr uint64_t kAsked = 0xabc0;  // plus the index: each item's fingerprint
   static Json line(int64_t index, int status = 200) {
     return batch_line(index, kAsked + static_cast<uint64_t>(index), "c" + std::to_string(index),
@@ -30,7 +26,8 @@ class BatchOutputTest : public testing::Test {
   }
   std::string content() const { return read_file(path_); }
 
-  std::filesystem::path path_;
+  const TestFolder folder_;
+  const std::filesystem::path path_ = folder_ / "out";
 };
 
 TEST_F(BatchOutputTest, PutsLinesInInputOrderAtTheEnd) {
@@ -87,7 +84,7 @@ TEST_F(BatchOutputTest, AnotherDataSetIsRefused) {
   EXPECT_FALSE(out.is_done(1, kAsked));
   for (const char* id :
        {"batch_req_1", "batch_req_1_", "batch_req_-1_0", "batch_req_1_0x", "1_1"}) {
-    const std::string other = std::string(testing::TempDir()) + "other_ids";
+    const std::string other = (folder_ / "other_ids").string();
     write_file_atomically(other, Json::object({{"id", id}}).dump() + "\n");
     EXPECT_THROW(BatchOutput(other, BatchOutput::Mode::kResume, true), FormatError) << id;
   }

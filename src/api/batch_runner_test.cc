@@ -11,6 +11,7 @@
 
 #include "base/error.h"
 #include "base/mmap.h"
+#include "base/test_folder.h"
 #include "engine/fake_runner.h"
 
 namespace nanoflow {
@@ -18,13 +19,7 @@ namespace {
 
 class BatchRunnerTest : public testing::Test {
  protected:
-  void SetUp() override {
-    const std::string name = testing::UnitTest::GetInstance()->current_test_info()->name();
-    input_ = std::filesystem::path(testing::TempDir()) / ("runner_in_" + name);
-    output_ = std::filesystem::path(testing::TempDir()) / ("runner_out_" + name);
-    std::filesystem::remove(output_);
-    start_engine();
-  }
+  void SetUp() override { start_engine(); }
 
   void start_engine() {
     EngineConfig config;
@@ -82,8 +77,9 @@ class BatchRunnerTest : public testing::Test {
     return line.find("response")->find("body")->find("usage")->find("completion_tokens")->as_int();
   }
 
-  std::filesystem::path input_;
-  std::filesystem::path output_;
+  const TestFolder folder_;
+  const std::filesystem::path input_ = folder_ / "in";
+  const std::filesystem::path output_ = folder_ / "out";
   std::atomic<bool> interrupted_{false};
   std::function<void()> on_launch_;
   std::function<void(const BatchResult&)> on_result_;

@@ -7,6 +7,7 @@
 #include <fmt/format.h>
 
 #include "base/error.h"
+#include "base/json_fault.h"
 
 namespace nanoflow {
 namespace {
@@ -118,19 +119,21 @@ DatasetItem item_of(int64_t index, Json json) {
 }  // namespace
 
 DatasetItem parse_dataset_line(int64_t index, std::string_view line) {
-  DatasetItem item;
-  item.index = index;
-  item.custom_id = fmt::format("request-{}", index);
-  if (static_cast<int64_t>(line.size()) > DatasetReader::kMaxLineBytes) {
-    item.body = fail(ErrorCode::kInvalidArgument, fmt::format("the line is longer than {} MiB",
-                                                              DatasetReader::kMaxLineBytes >> 20));
+  // The answer to a line that cannot be read still says whose it is, where that can be read.
+  const auto refuse = [&](Error error) {
+    DatasetItem item;
+    item.index = index;
+    item.custom_id = fmt::format("request-{}", index);
+    for (const char* key : {"id", "custom_id"})
+      item.custom_id = salvage_json_member(line, key).value_or(item.custom_id);
+    item.body = tl::unexpected(std::move(error));
     return item;
-  }
+  };
+  if (static_cast<int64_t>(line.size()) > DatasetReader::kMaxLineBytes)
+    return refuse({ErrorCode::kInvalidArgument, fmt::format("the line is longer than {} MiB",
+                                                            DatasetReader::kMaxLineBytes >> 20)});
   Result<Json> json = parse_json(line);
-  if (!json.has_value()) {
-    item.body = tl::unexpected(json.error());
-    return item;
-  }
+  if (!json.has_value()) return refuse(json.error());
   return item_of(index, std::move(*json));
 }
 

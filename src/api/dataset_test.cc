@@ -1,6 +1,7 @@
 #include "api/dataset.h"
 
 #include <unistd.h>
+
 #include <filesystem>
 #include <string>
 
@@ -8,6 +9,7 @@
 
 #include "base/error.h"
 #include "base/mmap.h"
+#include "base/test_folder.h"
 
 namespace nanoflow {
 namespace {
@@ -15,13 +17,6 @@ namespace {
 /// A file that is gone after the test.
 class DatasetFile : public ::testing::Test {
  protected:
-  void SetUp() override {
-    std::string pattern = (std::filesystem::temp_directory_path() / "datasetXXXXXX").string();
-    ASSERT_NE(::mkdtemp(pattern.data()), nullptr);
-    folder_ = pattern;
-  }
-  void TearDown() override { std::filesystem::remove_all(folder_); }
-
   [[nodiscard]] std::filesystem::path file(std::string_view content) const {
     write_file_atomically(folder_ / "data", content);
     return folder_ / "data";
@@ -34,7 +29,8 @@ class DatasetFile : public ::testing::Test {
     EXPECT_FALSE(reader.next().has_value());
     return items;
   }
-  std::filesystem::path folder_;
+  const TestFolder temporary_;
+  const std::filesystem::path folder_ = temporary_.path();
 };
 
 void expect_error(const DatasetItem& item, std::string_view words, std::string_view param = "") {
@@ -110,6 +106,20 @@ TEST(DatasetLine, Ids) {
   for (const char* id : {"null", "1.5", "[]", "{}", "true"})
     EXPECT_EQ(parse_dataset_line(2, std::string(R"({"prompt": "", "id": )") + id + "}").custom_id,
               "request-2");
+}
+
+TEST(DatasetLine, ALineThatCannotBeReadKeepsItsId) {
+  const DatasetItem item = parse_dataset_line(
+      3, R"({"id": "x", "custom_id": "job-7", "body": {"prompt": "half \ud800 a pair"}})");
+  EXPECT_EQ(item.custom_id, "job-7");
+  EXPECT_EQ(item.index, 3);
+  expect_error(item, "body.prompt: \\ud800 is half of a surrogate pair");
+  EXPECT_EQ(parse_dataset_line(3, R"({"prompt": NaN, "id": 5})").custom_id, "5");
+  EXPECT_EQ(parse_dataset_line(3, R"({"custom_id": "\ud800", "prompt": ""})").custom_id,
+            "request-3");
+  const std::string filler(DatasetReader::kMaxLineBytes, 'x');
+  EXPECT_EQ(parse_dataset_line(3, R"({"custom_id": "long", "prompt": ")" + filler).custom_id,
+            "long");
 }
 
 TEST(DatasetLine, BadLinesAreErrorsOfTheirOwn) {

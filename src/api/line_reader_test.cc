@@ -12,6 +12,7 @@
 #include <gtest/gtest.h>
 
 #include "base/error.h"
+#include "base/test_folder.h"
 
 namespace nanoflow {
 namespace {
@@ -20,14 +21,12 @@ namespace {
 class LineReaderTest : public ::testing::Test {
  protected:
   void SetUp() override {
-    path_ = std::filesystem::temp_directory_path() / ("line_reader_" + std::to_string(::getpid()));
     ASSERT_EQ(::mkfifo(path_.c_str(), 0600), 0);
     writer_ = ::open(path_.c_str(), O_RDWR | O_CLOEXEC);  // does not wait for a reader
     ASSERT_GE(writer_, 0);
   }
   void TearDown() override {
     if (writer_ >= 0) ::close(writer_);
-    std::filesystem::remove(path_);
   }
   void write(std::string_view text) const {
     ASSERT_EQ(::write(writer_, text.data(), text.size()), static_cast<ssize_t>(text.size()));
@@ -37,7 +36,8 @@ class LineReaderTest : public ::testing::Test {
     writer_ = -1;
   }
 
-  std::filesystem::path path_;
+  const TestFolder folder_;
+  const std::filesystem::path path_ = folder_ / "pipe";
   int writer_ = -1;
 };
 

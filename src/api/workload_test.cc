@@ -8,6 +8,7 @@
 
 #include "base/error.h"
 #include "base/mmap.h"
+#include "base/test_folder.h"
 
 namespace nanoflow {
 namespace {
@@ -15,10 +16,12 @@ namespace {
 class WorkloadTest : public testing::Test {
  protected:
   std::filesystem::path write(const std::string& text) {
-    const auto path = std::filesystem::path(testing::TempDir()) / "trace.csv";
-    write_file_atomically(path, text);
-    return path;
+    write_file_atomically(folder_ / "trace.csv", text);
+    return folder_ / "trace.csv";
   }
+
+ private:
+  const TestFolder folder_;
 };
 
 TEST_F(WorkloadTest, ConstantLengthsArriveAtOnce) {

@@ -117,7 +117,7 @@ void add_bench(CLI::App& app, Command& command) {
                 "Take the trace's rows from the first on instead of drawing them");
   sub->add_option("--num-requests,--num-prompts", o->workload.num_requests,
                   "Default: 1000, or all rows of the trace")
-      ->check(CLI::Range(int64_t{0}, kMaxWorkloadRequests));
+      ->check(CLI::Range(int64_t{1}, kMaxWorkloadRequests));
   sub->add_option("--request-rate", o->workload.request_rate,
                   "Poisson arrivals per second; 0: all at once")
       ->check(number_between(0, 1e6));
@@ -127,6 +127,7 @@ void add_bench(CLI::App& app, Command& command) {
       ->check(CLI::Range(int64_t{0}, int64_t{INT32_MAX}));
   sub->add_option("--json", o->json, "Write the report as JSON");
   add_model_options(*sub, o->model);
+  add_skip_tokenizer_option(*sub, o->model);  // so scripts may say what is always so here
   sub->footer(
       "Examples:\n"
       "  nanoflow bench throughput --model ./Llama-3-8B --load-format dummy --input-len 1024 "

@@ -1,9 +1,10 @@
 #include "app/energy_meter.h"
 
-#include <unistd.h>
 #include <fstream>
 
 #include <gtest/gtest.h>
+
+#include "base/test_folder.h"
 
 namespace nanoflow {
 namespace {
@@ -11,14 +12,6 @@ namespace {
 /// A root folder whose power counters a test writes.
 class EnergyMeterTest : public testing::Test {
  protected:
-  void SetUp() override {
-    root_ = std::filesystem::temp_directory_path() /
-            ("nanoflow-energy-" + std::to_string(::getpid()) + "-" +
-             testing::UnitTest::GetInstance()->current_test_info()->name());
-    std::filesystem::create_directories(root_);
-  }
-  void TearDown() override { std::filesystem::remove_all(root_); }
-
   void write(const std::string& zone, const std::string& name, const std::string& text) const {
     const std::filesystem::path folder = root_ / "sys/class/powercap" / zone;
     std::filesystem::create_directories(folder);
@@ -30,7 +23,8 @@ class EnergyMeterTest : public testing::Test {
     write(zone, "max_energy_range_uj", "1000000000");
   }
 
-  std::filesystem::path root_;
+  const TestFolder folder_;
+  const std::filesystem::path root_ = folder_.path();
 };
 
 TEST_F(EnergyMeterTest, SumsPackagesAndNothingTwice) {

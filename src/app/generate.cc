@@ -37,9 +37,26 @@ struct GenerateOptions {
   bool stats = false;
 };
 
+// Of a person who says nothing, and whose model says nothing: llama.cpp's. Plain sampling at
+// temperature 1, the default of the OpenAI API and so of run-batch, makes small models stray.
+constexpr double kTemperature = 0.8;
+constexpr double kTopP = 0.95;
+constexpr int64_t kTopK = 40;
+
+bool says_how_to_sample(const GenerationDefaults& g) {
+  return g.do_sample.has_value() || g.temperature.has_value() || g.top_p.has_value() ||
+         g.top_k.has_value() || g.min_p.has_value();
+}
+
 /// The body's fields that say how to sample.
-Json sampling_fields(const GenerateOptions& o) {
+Json sampling_fields(const GenerateOptions& o, const GenerationDefaults& model) {
   Json body = Json::object();
+  const bool is_said = o.temperature.has_value() || o.top_p.has_value() || o.top_k.has_value();
+  if (!is_said && !says_how_to_sample(model)) {
+    body.set("temperature", kTemperature);
+    body.set("top_p", kTopP);
+    body.set("top_k", kTopK);
+  }
   if (o.temperature.has_value()) body.set("temperature", *o.temperature);
   if (o.top_p.has_value()) body.set("top_p", *o.top_p);
   if (o.top_k.has_value()) body.set("top_k", *o.top_k);
@@ -52,11 +69,10 @@ Json sampling_fields(const GenerateOptions& o) {
   return body;
 }
 
-/// The answer to --prompt; the context, `max_model_len` tokens, may end it before --max-tokens
-/// does.
-Result<std::string> answer_prompt(AnswerStream& stream, const GenerateOptions& o,
+/// The answer to --prompt, sampled as `body` says; the context, `max_model_len` tokens, may end it
+/// before --max-tokens does.
+Result<std::string> answer_prompt(AnswerStream& stream, const GenerateOptions& o, Json body,
                                   int64_t max_model_len) {
-  Json body = sampling_fields(o);
   body.set("max_tokens", o.max_tokens);
   const bool chat = o.chat || o.system.has_value();  // a system message is a chat's
   if (chat) {
@@ -74,8 +90,8 @@ Result<std::string> answer_prompt(AnswerStream& stream, const GenerateOptions& o
   return stream.run(std::move(*completion), room > 0 ? std::min(o.max_tokens, room) : o.max_tokens);
 }
 
-int run_once(AnswerStream& stream, const GenerateOptions& o, int64_t max_model_len) {
-  const Result<std::string> text = answer_prompt(stream, o, max_model_len);
+int run_once(AnswerStream& stream, const GenerateOptions& o, Json body, int64_t max_model_len) {
+  const Result<std::string> text = answer_prompt(stream, o, std::move(body), max_model_len);
   if (!text.has_value()) {
     fmt::print(stderr, "nanoflow: {}\n", text.error().message);
     return 1;
@@ -91,10 +107,11 @@ int run(const GenerateOptions& o) {
   const double start_s = clock.now_s();
   AnswerStream stream(stack, stats);
   const int64_t max_model_len = stack.text().limits.max_model_len;
+  Json sampling = sampling_fields(o, stack.model_config().generation);
   const int code =
       o.prompt.has_value()
-          ? run_once(stream, o, max_model_len)
-          : run_chat(stream, {o.system, o.max_tokens, sampling_fields(o)}, max_model_len);
+          ? run_once(stream, o, std::move(sampling), max_model_len)
+          : run_chat(stream, {o.system, o.max_tokens, std::move(sampling)}, max_model_len);
   if (o.stats) fmt::print(stderr, "\n{}", stats.table(clock.now_s() - start_s));
   return code;
 }
@@ -110,7 +127,10 @@ void add_generate(CLI::App& app, Command& command) {
   sub->add_option("-n,--max-tokens", o->max_tokens, "Output tokens at most")
       ->check(CLI::Range(int64_t{1}, int64_t{INT32_MAX}))
       ->capture_default_str();
-  sub->add_option("--temperature", o->temperature, "0 is greedy; default: the model's, else 1")
+  sub->add_option("--temperature", o->temperature,
+                  fmt::format("0 is greedy; default without --top-p and --top-k: the model's "
+                              "generation_config.json, else {} with top-p {} and top-k {}",
+                              kTemperature, kTopP, kTopK))
       ->check(number_between(0, 100));
   sub->add_option("--top-p", o->top_p, "Smallest set of tokens with this probability")
       ->check(number_between(1e-9, 1));
@@ -125,7 +145,8 @@ void add_generate(CLI::App& app, Command& command) {
   add_model_options(*sub, o->model);
   sub->footer(
       "Examples:\n"
-      "  nanoflow generate --model model.gguf --prompt \"The capital of France is\" -n 16\n"
+      "  nanoflow generate --model model.gguf --prompt \"The capital of France is\" -n 16 "
+      "--temperature 0\n"
       "  nanoflow generate --model ./Llama-3-8B-Instruct --chat --prompt \"Why is the sky blue?\"\n"
       "  nanoflow generate --model HuggingFaceTB/SmolLM2-135M-Instruct");
   sub->callback([o, &command] { command = [o] { return run(*o); }; });

@@ -1,18 +1,25 @@
-// nanoflow inspect: what a checkpoint is and whether this machine can serve it; loads no weights.
+// nanoflow inspect: what a checkpoint is and whether this machine can serve it; loads no weights,
+// but checks what loading them would check first.
 #include <cstdio>
+#include <exception>
+#include <memory>
 #include <string>
 
 #include <fmt/format.h>
 #include <CLI/CLI.hpp>
 
 #include "app/commands.h"
+#include "app/device_choice.h"
 #include "app/options.h"
 #include "app/serving_stack.h"
 #include "app/stored_types.h"
-#include "backend/cpu/backend.h"
+#include "base/error.h"
 #include "base/json.h"
 #include "base/units.h"
+#include "engine/kv_budget.h"
 #include "model/config.h"
+#include "model/source.h"
+#include "model/weights.h"
 
 namespace nanoflow {
 namespace {
@@ -29,15 +36,27 @@ struct Report {
   DType dtype = DType::kBF16;
   int tp_size = 1;
   DeviceInfo device;
+  int64_t kv_tokens = 0;        ///< that an engine with default options would have now
+  std::exception_ptr unusable;  ///< why the checkpoint cannot be served, here or anywhere
 
   [[nodiscard]] int64_t weight_bytes() const { return config.weight_bytes(dtype, tp_size); }
   [[nodiscard]] int64_t kv_bytes_per_token() const {
     return config.kv_bytes_per_token(dtype, tp_size);
   }
+  /// Of all ranks that share the device's memory.
+  [[nodiscard]] int64_t missing_bytes() const {
+    const bool is_shared = device.device.kind == Device::Kind::kHost;
+    return weight_bytes() * (is_shared ? tp_size : 1) - device.free_bytes;
+  }
   /// KV tokens that fit beside the weights on this machine now; negative: the weights do not.
-  [[nodiscard]] int64_t kv_tokens_that_fit() const {
-    const int64_t left = device.free_bytes / tp_size - weight_bytes();
-    return left < 0 ? -1 : left / kv_bytes_per_token();
+  [[nodiscard]] int64_t kv_tokens_that_fit() const { return missing_bytes() >= 0 ? -1 : kv_tokens; }
+  [[nodiscard]] std::string why_unusable() const {
+    try {
+      if (unusable) std::rethrow_exception(unusable);
+    } catch (const EnvironmentError& error) {
+      return error.what();
+    }
+    return {};
   }
 };
 
@@ -77,17 +96,31 @@ Json to_json(const Report& r) {
                        {"device", Json::object({{"name", r.device.name},
                                                 {"memory_bytes", r.device.memory_bytes},
                                                 {"free_bytes", r.device.free_bytes}})},
-                       {"kv_tokens_that_fit", r.kv_tokens_that_fit()}});
+                       {"kv_tokens_that_fit", r.kv_tokens_that_fit()},
+                       {"cannot_serve", r.unusable ? Json(r.why_unusable()) : Json()}});
 }
 
 std::string stored_text(const Report& r) {
   if (r.stored.empty())
-    return fmt::format("no weights here (config.json: {})", main_stored_type(r));
+    return fmt::format("{} (config.json: {})",
+                       r.unusable ? "nothing that can be read" : "no weights here",
+                       main_stored_type(r));
   std::string text;
   for (const StoredType& type : r.stored)
     text += fmt::format("{}{} ({} tensors, {})", text.empty() ? "" : ", ", type.name, type.tensors,
                         format_bytes(static_cast<double>(type.bytes)));
   return text;
+}
+
+std::string fits_text(const Report& r) {
+  if (r.unusable) return "no: this checkpoint cannot be served";
+  const int64_t tokens = r.kv_tokens_that_fit();
+  if (tokens < 0)
+    return fmt::format("no: the weights alone need {:.1f} GiB more", gib(r.missing_bytes()));
+  if (tokens == 0) return "no: the weights leave no room for a KV cache";
+  return fmt::format(
+      "yes, with {} tokens of KV cache ({:.1f} requests at full length)", tokens,
+      static_cast<double>(tokens) / static_cast<double>(r.config.max_position_embeddings));
 }
 
 void print(const Report& r) {
@@ -120,16 +153,24 @@ void print(const Report& r) {
                                static_cast<double>(r.kv_bytes_per_token()) / 1024,
                                gib(r.kv_bytes_per_token() * c.max_position_embeddings),
                                c.max_position_embeddings));
-  const int64_t tokens = r.kv_tokens_that_fit();
   line("this machine", fmt::format("{}, {:.1f} GiB free of {:.1f}", r.device.name,
                                    gib(r.device.free_bytes), gib(r.device.memory_bytes)));
-  if (tokens < 0) {
-    line("fits", fmt::format("no: the weights alone need {:.1f} GiB more",
-                             gib(r.weight_bytes() * r.tp_size - r.device.free_bytes)));
-  } else {
-    line("fits",
-         fmt::format("yes, with {} tokens of KV cache ({:.1f} requests at full length)", tokens,
-                     static_cast<double>(tokens) / static_cast<double>(c.max_position_embeddings)));
+  line("fits", fits_text(r));
+}
+
+/// Weights and cache. Throws what the engine would throw for them before it reads the first weight.
+void examine(const ModelOptions& options, Report& r) {
+  const DeviceChoice choice = choose_device(options.device);
+  const std::unique_ptr<Backend> backend = make_backend(choice, {});
+  r.device = backend->device();
+  const EngineConfig config = make_engine_config(options, choice);
+  r.dtype = *config.dtype;
+  r.kv_tokens = forecast_kv_tokens(config, r.config, *backend);
+  try {
+    if (has_weights(r.path))
+      check_checkpoint(r.config, *open_checkpoint(r.path, r.config), r.tp_size);
+  } catch (const EnvironmentError&) {
+    r.unusable = std::current_exception();
   }
 }
 
@@ -140,13 +181,13 @@ int run(const InspectOptions& o) {
   report.stored = stored_types(report.path);
   report.tp_size = o.model.tensor_parallel_size;
   report.config.validate_tp(report.tp_size);
-  report.device = CpuBackend({.threads = 1, .lanes = 1}).device();
-  report.dtype = parse_dtype(o.model.dtype).value_or(report.device.preferred_dtype);
+  examine(o.model, report);
   if (o.json) {
     fmt::print("{}\n", to_json(report).dump(2));
   } else {
     print(report);
   }
+  if (report.unusable) std::rethrow_exception(report.unusable);
   return 0;
 }
 
@@ -159,6 +200,14 @@ void add_inspect(CLI::App& app, Command& command) {
   sub->add_option("--revision", o->model.revision, "Branch, tag or commit of a hub id");
   sub->add_option("--dtype", o->model.dtype, "Compute type to count with")
       ->check(CLI::IsMember({"auto", "bfloat16", "float16", "float32"}))
+      ->capture_default_str();
+  sub->add_option(
+         "--device", o->model.device,
+         "Where it shall be served: cpu, cuda, cuda:<number>, or auto: the GPU where one is "
+         "visible")
+      ->check([](const std::string& name) {
+        return is_device_name(name) ? std::string() : "use auto, cpu, cuda or cuda:<number>";
+      })
       ->capture_default_str();
   sub->add_option("--tensor-parallel-size,--tp", o->model.tensor_parallel_size, "Ranks")
       ->check(CLI::Range(1, 64))

@@ -21,6 +21,13 @@ std::function<std::string(const std::string&)> number_between(double low, double
   };
 }
 
+void add_skip_tokenizer_option(CLI::App& command, ModelOptions& o) {
+  command
+      .add_flag("--skip-tokenizer-init", o.skip_tokenizer_init,
+                "Serve token-id prompts only; the checkpoint needs no tokenizer")
+      ->group("Model");
+}
+
 void add_model_options(CLI::App& command, ModelOptions& o) {
   const char* model = "Model";
   command.add_option("-m,--model", o.model, "Folder, .gguf file, or hub id (org/name)")
@@ -32,10 +39,6 @@ void add_model_options(CLI::App& command, ModelOptions& o) {
   command
       .add_option("--tokenizer", o.tokenizer,
                   "Folder or .gguf with the tokenizer, if not the model's")
-      ->group(model);
-  command
-      .add_flag("--skip-tokenizer-init", o.skip_tokenizer_init,
-                "Serve token-id prompts only; the checkpoint needs no tokenizer")
       ->group(model);
   command.add_option("--chat-template", o.chat_template, "chatml, llama-2, or a Jinja file")
       ->group(model);

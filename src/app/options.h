@@ -42,6 +42,9 @@ struct ModelOptions {
 /// A check for add_option: a finite number in [low, high]. CLI11's own ranges let "nan" pass.
 std::function<std::string(const std::string&)> number_between(double low, double high);
 
+/// Declares --skip-tokenizer-init on a command that can do without text.
+void add_skip_tokenizer_option(CLI::App& command, ModelOptions& options);
+
 /// Declares --model and the rest on `command`, grouped for --help.
 void add_model_options(CLI::App& command, ModelOptions& options);
 

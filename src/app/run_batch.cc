@@ -217,6 +217,7 @@ void add_run_batch(CLI::App& app, Command& command) {
       ->check(number_between(0, 100));
   sub->add_flag("--ignore-eos", o->ignore_eos, "Generate to the limit");
   add_model_options(*sub, o->model);
+  add_skip_tokenizer_option(*sub, o->model);
   sub->footer(
       "Examples:\n"
       "  nanoflow run-batch -i prompts.jsonl --model model.gguf --max-tokens 64\n"

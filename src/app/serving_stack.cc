@@ -1,6 +1,7 @@
 #include "app/serving_stack.h"
 
 #include <algorithm>
+#include <cmath>
 #include <system_error>
 #include <utility>
 
@@ -95,6 +96,7 @@ constexpr double kGpuStepTimeout = 60;
 
 /// Throws OutOfMemory before minutes of loading where the host cannot hold the weights.
 void check_weights_fit(const EngineConfig& config, const ModelConfig& model, int64_t free_bytes) {
+  if (config.kv_cache_bytes > 0) return;
   const int64_t weights = model.weight_bytes(*config.dtype, config.tp_size) * config.tp_size;
   if (weights >= free_bytes)
     throw OutOfMemory(fmt::format(
@@ -107,35 +109,6 @@ void check_weights_fit(const EngineConfig& config, const ModelConfig& model, int
 int threads_per_rank(const ModelOptions& options) {
   const int threads = options.threads > 0 ? options.threads : usable_cores();
   return std::max(1, threads / options.tensor_parallel_size);
-}
-
-EngineConfig make_engine_config(const ModelOptions& o, const ModelConfig& model,
-                                const DeviceChoice& device) {
-  EngineConfig config;
-  config.tp_size = o.tensor_parallel_size;
-  config.pipeline = o.pipeline;
-  config.seed = o.seed;
-  config.capture_graphs = !o.enforce_eager;
-  config.timed_step_interval = o.timed_step_interval;
-  config.max_model_len = o.max_model_len;
-  config.load_threads = threads_per_rank(o);
-  if (o.max_num_batched_tokens > 0) config.max_num_batched_tokens = o.max_num_batched_tokens;
-  // Each running sequence needs a row of a step.
-  config.max_num_seqs = o.max_num_seqs > 0
-                            ? o.max_num_seqs
-                            : std::min(config.max_num_seqs, config.max_num_batched_tokens);
-  config.dtype = parse_dtype(o.dtype);
-  if (!config.dtype.has_value()) config.dtype = device_info(device).preferred_dtype;
-  config.kv_cache_bytes = static_cast<int64_t>(o.kv_cache_gib * (1 << 30));
-  if (!device.is_cuda) config.kv_memory_fraction = kCpuKvMemoryFraction;
-  // A CPU may be slow, but it does not hang.
-  config.step_timeout_s = device.is_cuda ? kGpuStepTimeout : 0;
-  if (o.step_timeout_s > 0) config.step_timeout_s = o.step_timeout_s;
-  if (o.kv_memory_fraction > 0) config.kv_memory_fraction = o.kv_memory_fraction;
-  config.validate();
-  if (!device.is_cuda && config.kv_cache_bytes == 0)
-    check_weights_fit(config, model, device_info(device).free_bytes);
-  return config;
 }
 
 struct StartReport {
@@ -180,6 +153,33 @@ std::optional<DType> parse_dtype(const std::string& name) {
   return std::nullopt;
 }
 
+EngineConfig make_engine_config(const ModelOptions& o, const DeviceChoice& device) {
+  EngineConfig config;
+  config.tp_size = o.tensor_parallel_size;
+  config.pipeline = o.pipeline;
+  config.seed = o.seed;
+  config.capture_graphs = !o.enforce_eager;
+  config.timed_step_interval = o.timed_step_interval;
+  config.max_model_len = o.max_model_len;
+  config.load_threads = threads_per_rank(o);
+  if (o.max_num_batched_tokens > 0) config.max_num_batched_tokens = o.max_num_batched_tokens;
+  // Each running sequence needs a row of a step.
+  config.max_num_seqs = o.max_num_seqs > 0
+                            ? o.max_num_seqs
+                            : std::min(config.max_num_seqs, config.max_num_batched_tokens);
+  config.dtype = parse_dtype(o.dtype);
+  if (!config.dtype.has_value()) config.dtype = device_info(device).preferred_dtype;
+  // Less than a byte is still no "chosen".
+  config.kv_cache_bytes = static_cast<int64_t>(std::ceil(o.kv_cache_gib * (1 << 30)));
+  if (!device.is_cuda) config.kv_memory_fraction = kCpuKvMemoryFraction;
+  // A CPU may be slow, but it does not hang.
+  config.step_timeout_s = device.is_cuda ? kGpuStepTimeout : 0;
+  if (o.step_timeout_s > 0) config.step_timeout_s = o.step_timeout_s;
+  if (o.kv_memory_fraction > 0) config.kv_memory_fraction = o.kv_memory_fraction;
+  config.validate();
+  return config;
+}
+
 std::filesystem::path resolve_model(const ModelOptions& options) {
   if (options.model.empty())
     throw ConfigError("--model", "name a folder, a .gguf file, or a hub id (org/name)");
@@ -204,7 +204,9 @@ ServingStack ServingStack::load(const ModelOptions& options) {
   const DeviceChoice choice = choose_device(options.device);
   if (choice.is_cuda && options.reference_kernels)
     throw ConfigError("--reference-kernels", "are the CPU's: add --device cpu");
-  stack.engine_config_ = make_engine_config(options, stack.model_config_, choice);
+  stack.engine_config_ = make_engine_config(options, choice);
+  if (!choice.is_cuda)
+    check_weights_fit(stack.engine_config_, stack.model_config_, device_info(choice).free_bytes);
   stack.text_ = std::make_unique<TextModel>();
   stack.text_->name = model_name(options, path);
   stack.text_->defaults = sampling_defaults(stack.model_config_.generation);

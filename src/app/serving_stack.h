@@ -6,6 +6,7 @@
 #include <memory>
 
 #include "api/text_model.h"
+#include "app/device_choice.h"
 #include "app/options.h"
 #include "base/clock.h"
 #include "base/log.h"
@@ -23,6 +24,9 @@ std::filesystem::path resolve_model(const ModelOptions& options);
 
 /// DType of "bfloat16", "float16", "float32"; nullopt for "auto".
 std::optional<DType> parse_dtype(const std::string& name);
+
+/// What the operator did not say is chosen for `device`. Throws ConfigError naming the option.
+EngineConfig make_engine_config(const ModelOptions& options, const DeviceChoice& device);
 
 class ServingStack {
  public:

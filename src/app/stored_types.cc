@@ -2,7 +2,9 @@
 
 #include <algorithm>
 #include <map>
+#include <system_error>
 
+#include "base/error.h"
 #include "base/mmap.h"
 #include "formats/gguf.h"
 #include "formats/safetensors.h"
@@ -31,6 +33,20 @@ class Tally {
 };
 
 }  // namespace
+
+bool has_weights(const std::filesystem::path& model) {
+  if (!is_folder(model)) return true;
+  std::error_code error;
+  for (std::filesystem::directory_iterator entry(model, error), end; !error && entry != end;
+       entry.increment(error)) {
+    const std::filesystem::path name = entry->path().filename();
+    for (const char* type : {".safetensors", ".bin", ".pt", ".pth"})
+      if (name.extension() == type) return true;
+    if (name == "model.safetensors.index.json") return true;
+  }
+  if (error) throw IoError(model.string(), "cannot list: " + error.message());
+  return false;
+}
 
 std::vector<StoredType> stored_types(const std::filesystem::path& model) {
   Tally tally;

@@ -7,6 +7,7 @@
 #include <simdjson.h>
 
 #include "base/check.h"
+#include "base/json_fault.h"
 
 namespace nanoflow {
 
@@ -212,7 +213,8 @@ Result<Json> parse_json(std::string_view text) {
   const auto error = parser.parse(text.data(), text.size()).get(root);
   if (error) {
     return fail(ErrorCode::kInvalidArgument,
-                fmt::format("invalid JSON: {}", simdjson::error_message(error)));
+                fmt::format("invalid JSON: {}",
+                            find_json_fault(text).value_or(simdjson::error_message(error))));
   }
   return convert(root);
 }

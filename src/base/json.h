@@ -79,7 +79,7 @@ class Json {
 };
 
 /// Parses one JSON document (RFC 8259; UTF-8 is validated; depth limited to 1024).
-/// The error message carries simdjson's reason.
+/// The error message says where the fault is and what (json_fault.h).
 Result<Json> parse_json(std::string_view text);
 
 /// Appends `text` as a JSON string literal with quotes. Non-ASCII is kept; control characters

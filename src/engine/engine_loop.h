@@ -83,10 +83,11 @@ class EngineLoop {
   EngineStats stats_;
 
   // Engine thread only.
+  // Outlives the runner, which may still have a step to launch when an earlier one failed. Behind a
+  // pointer, so that it can be abandoned with the runner.
+  std::unique_ptr<std::array<StepBatch, 2>> batches_ = std::make_unique<std::array<StepBatch, 2>>();
   std::unique_ptr<StepRunner> runner_;
   Scheduler scheduler_;
-  // Behind a pointer, so that it can be abandoned with the runner.
-  std::unique_ptr<std::array<StepBatch, 2>> batches_ = std::make_unique<std::array<StepBatch, 2>>();
   size_t next_batch_ = 0;
   EngineStats times_;  // its time and step fields only
   std::unordered_map<RequestId, std::shared_ptr<EventQueue>> queues_;  // shared with the clients

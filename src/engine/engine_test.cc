@@ -317,6 +317,36 @@ TEST_F(EngineTest, DrainFinishesWhatWasAccepted) {
 
 class WorkerFailure : public EngineTest, public ::testing::WithParamInterface<bool> {};
 
+/// Fails its first step and reads the batches of all its steps when it ends, as a thread does that
+/// has yet to launch the second one.
+class LateRunner final : public StepRunner {
+ public:
+  explicit LateRunner(int64_t& rows_read) : rows_read_(rows_read) {}
+  ~LateRunner() override {
+    for (const StepBatch* batch : batches_) rows_read_ += batch->header.num_rows;
+  }
+  [[nodiscard]] EngineLimits limits() const override { return fake::small_limits(); }
+  void launch(const StepBatch& batch) override { batches_.push_back(&batch); }
+  StepResults results() override { throw EnvironmentError("the device is lost"); }
+
+ private:
+  int64_t& rows_read_;
+  std::vector<const StepBatch*> batches_;
+};
+
+TEST_F(EngineTest, BatchesOutliveARunnerThatFailed) {
+  int64_t rows_read = 0;
+  auto engine = std::make_unique<Engine>(small_config(), std::make_unique<LateRunner>(rows_read),
+                                         clock_, logger_);
+  const auto handle = engine->submit(request_of(5, 20));
+  ASSERT_TRUE(handle.has_value());
+  const auto event = handle->events->pop(seconds(20));
+  ASSERT_TRUE(event.has_value());
+  EXPECT_EQ(event->finish, FinishReason::kError);
+  engine.reset();
+  EXPECT_EQ(rows_read, 6);  // the prompt's, and one of the step that followed
+}
+
 TEST_P(WorkerFailure, EndsEveryRequestWithAnError) {
   std::atomic<int> calls{0};
   const auto break_down = [&] {

@@ -183,8 +183,9 @@ GrowthForecast Scheduler::forecast_running() const {
 
 GrowthForecast::Entry Scheduler::forecast(const Sequence& sequence) const {
   const int64_t output = sequence.num_output() + sequence.num_pending;
-  const int64_t final_output =
-      std::min(lengths_.quantile(output, quantile_of(sequence.arrival)), sequence.max_output);
+  // max_tokens is no forecast: where it is set high by habit it says nothing, and where a benchmark
+  // sets it to the length that it wants, it would say everything.
+  const int64_t final_output = lengths_.quantile(output, quantile_of(sequence.arrival));
   // Its last page is half full on average.
   return {.resident = sequence.length() + pool_.page_size() / 2,
           .remaining = std::max<int64_t>(0, final_output - output)};

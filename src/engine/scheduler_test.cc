@@ -388,5 +388,28 @@ TEST(Scheduler, AdmissionFillsMemoryWithFewPreemptions) {
   EXPECT_LT(stats.recomputed_rows, harness.rows() / 50);
 }
 
+/// Sequences that run after some steps of a first wave of requests for `max_tokens`.
+int64_t first_wave(int64_t max_tokens) {
+  Harness harness(limits_of(2000, 16), 512, 256, 1000000);
+  for (RequestId id = 1; id <= 200; ++id) harness.add(request_of(id, 30, max_tokens));
+  for (int step = 0; step < 40; ++step) EXPECT_TRUE(harness.step());
+  return harness.stats().running;
+}
+
+// Nothing has finished yet, and what max_tokens allows is not what will come.
+TEST(Scheduler, AFirstWaveIsAdmittedWithoutAskingMaxTokens) {
+  EXPECT_EQ(first_wave(50), first_wave(1500));
+}
+
+// All arrive at once and would outgrow the cache at the same time: a third of the rows was computed
+// twice when admission hoped for short outputs.
+TEST(Scheduler, AFirstWaveDoesNotOutgrowMemory) {
+  Harness harness(limits_of(2000, 16), 512, 256, 1000000);
+  for (RequestId id = 1; id <= 150; ++id) harness.add(request_of(id, 128, 400));
+  ASSERT_NO_FATAL_FAILURE(harness.run(20000));
+  ASSERT_NO_FATAL_FAILURE(harness.expect_outcomes());
+  EXPECT_LT(harness.stats().recomputed_rows, harness.rows() / 20);
+}
+
 }  // namespace
 }  // namespace nanoflow

@@ -11,15 +11,13 @@
 #include "base/error.h"
 #include "base/units.h"
 #include "engine/device_memory.h"
+#include "engine/kv_budget.h"
 #include "engine/memory_check.h"
 #include "engine/row_bucket.h"
 
 namespace nanoflow {
 
 namespace {
-
-// More sampled rows at a time gain nothing and their float32 logits grow with the vocabulary.
-constexpr int64_t kMaxSampleChunk = 1024;
 
 LoadOptions load_options(const EngineConfig& config, const ModelConfig& model, DType act,
                          int tp_rank, const LoadProgress& progress) {
@@ -54,9 +52,11 @@ Worker::Worker(const EngineConfig& config, const ModelConfig& model, const Check
       kv_layout_(backend_->kv_layout({model.kv_heads(config.tp_size), model.head_dim, act_})),
       weights_(model, source, *backend_,
                checked(load_options(config, model, act_, tp_rank, progress))),
-      plans_(*backend_, model_, weights_, act_, config.tp_size, config.pipeline, step_capacity()),
+      plans_(*backend_, model_, weights_, act_, config.tp_size, config.pipeline,
+             step_capacity(config_)),
       executor_(*backend_),
-      result_arrays_(*backend_, step_capacity().sample_chunk * step_capacity().sample_chunks) {
+      result_arrays_(*backend_,
+                     step_capacity(config_).sample_chunk * step_capacity(config_).sample_chunks) {
   if (config.timed_step_interval > 0 && records)
     timing_.emplace(*backend_, executor_, std::move(records), config.timed_step_interval,
                     config.tp_size, config.capture_graphs);
@@ -75,34 +75,8 @@ LoadOptions Worker::checked(LoadOptions options) const {
   const DeviceInfo device = backend_->device();
   // A host's memory is shared, and the system may find more of it.
   if (device.device.kind == Device::Kind::kHost) return options;
-  const UnloadedWeights weights(model_, options);
-  const int64_t work_bytes = StepPlans::estimate_bytes(
-      *backend_, model_, weights, act_, config_.tp_size, config_.pipeline, step_capacity());
-  require_memory(config_,
-                 {.weight_bytes = weights.bytes(),
-                  .work_bytes = work_bytes,
-                  .page_bytes = bytes_per_page(),
-                  .page_tokens = kv_layout_.page_size,
-                  .max_model_len = config_.max_model_len},
-                 device);
+  require_memory(config_, memory_need(config_, model_, *backend_, options), device);
   return options;
-}
-
-int64_t Worker::max_model_len() const {
-  return config_.max_model_len > 0 ? config_.max_model_len : model_.max_position_embeddings;
-}
-
-/// All but what depends on the cache's size. Reads only config_.
-StepCapacity Worker::step_capacity() const {
-  StepCapacity capacity;
-  capacity.rows = row_bucket(config_.max_num_batched_tokens);
-  capacity.seqs = config_.max_num_seqs;
-  // Usually each running sequence samples one row; scoring prompts may take several chunks.
-  capacity.sample_chunk =
-      std::min({kMaxSampleChunk, row_bucket(config_.max_num_seqs), capacity.rows});
-  capacity.sample_chunks =
-      (config_.max_num_batched_tokens + capacity.sample_chunk - 1) / capacity.sample_chunk;
-  return capacity;
 }
 
 int64_t Worker::bytes_per_page() const {
@@ -111,31 +85,24 @@ int64_t Worker::bytes_per_page() const {
 
 int64_t Worker::affordable_pages() const {
   const DeviceInfo device = backend_->device();
-  const bool shared = device.device.kind == Device::Kind::kHost;  // by all ranks
-  const int64_t ranks = shared ? config_.tp_size : 1;
-  const int64_t free_bytes = device.free_bytes / ranks;
-  const auto share =
-      static_cast<int64_t>(config_.kv_memory_fraction * static_cast<double>(free_bytes));
-  const int64_t budget = config_.kv_cache_bytes > 0 ? config_.kv_cache_bytes : share;
-  const int64_t affordable = budget / bytes_per_page();
-  const int64_t page_size = kv_layout_.page_size;
-  const int64_t pages_of_one = (max_model_len() + page_size - 1) / page_size;
-  const int64_t useful = config_.max_num_seqs * pages_of_one;
-  if (affordable < 1) {
-    throw OutOfMemory(fmt::format(
-        "{} for the KV cache hold no page ({} of {} tokens); raise --kv-cache-gib or free memory",
-        format_bytes(static_cast<double>(budget)),
-        format_bytes(static_cast<double>(bytes_per_page())), page_size));
-  }
-  // Slots (page * page_size + offset) are int32.
-  return std::min({affordable, useful, int64_t{INT32_MAX} / page_size});
+  const MemoryNeed page{.page_bytes = bytes_per_page(), .page_tokens = kv_layout_.page_size};
+  const int64_t pages =
+      nanoflow::affordable_pages(config_, page, max_request_tokens(config_, model_), device);
+  if (pages >= 1) return pages;
+  throw OutOfMemory(fmt::format(
+      "{} leave no room for a page of the KV cache ({} of {} tokens); raise --kv-cache-gib or free "
+      "memory",
+      config_.kv_cache_bytes > 0
+          ? format_bytes(static_cast<double>(config_.kv_cache_bytes)) + " of KV cache"
+          : format_bytes(static_cast<double>(device.free_bytes)) + " of free memory",
+      format_bytes(static_cast<double>(page.page_bytes)), page.page_tokens));
 }
 
 void Worker::allocate_cache(int64_t num_pages) {
   NANO_CHECK(!kv_memory_, "the cache exists");
   num_pages_ = num_pages;
   kv_memory_.emplace(*backend_, kv_layout_, act_, model_.num_hidden_layers, num_pages);
-  StepCapacity capacity = step_capacity();
+  StepCapacity capacity = step_capacity(config_);
   capacity.page_indices = num_pages;
   capacity.biases =
       config_.max_num_seqs * static_cast<int64_t>(kMaxLogitBias + 2 * kMaxStopTokenIds);
@@ -154,7 +121,7 @@ void Worker::allocate_cache(int64_t num_pages) {
 }
 
 EngineLimits Worker::limits() const {
-  return {.max_model_len = max_model_len(),
+  return {.max_model_len = max_request_tokens(config_, model_),
           .vocab_size = model_.vocab_size,
           .page_size = kv_layout_.page_size,
           .num_pages = num_pages_,
@@ -162,7 +129,7 @@ EngineLimits Worker::limits() const {
 }
 
 std::vector<PlanRun> Worker::plans_of(const StepBatch& batch) {
-  const int64_t chunk_rows = step_capacity().sample_chunk;
+  const int64_t chunk_rows = step_capacity(config_).sample_chunk;
   std::vector<PlanRun> runs = {
       {&plans_.forward(row_bucket(batch.header.num_rows)), batch.header.num_rows}};
   for (int64_t chunk = 0; chunk * chunk_rows < batch.header.num_samples; ++chunk) {

@@ -57,8 +57,6 @@ class Worker {
   /// Replays the plan's graph, or issues its steps one by one.
   void run(const PreparedPlan& prepared);
   [[nodiscard]] int64_t bytes_per_page() const;
-  [[nodiscard]] StepCapacity step_capacity() const;
-  [[nodiscard]] int64_t max_model_len() const;
   /// Throws OutOfMemory saying what to lower when the device cannot hold what is asked for; returns
   /// `options`.
   LoadOptions checked(LoadOptions options) const;

@@ -1,7 +1,6 @@
 #include "formats/hub_cache.h"
 
 #include <chrono>
-#include <cstdlib>
 #include <fstream>
 #include <thread>
 
@@ -9,26 +8,20 @@
 
 #include "base/error.h"
 #include "base/mmap.h"
+#include "base/test_folder.h"
 
 namespace nanoflow {
 namespace {
 
 class HubCacheTest : public ::testing::Test {
  protected:
-  HubCacheTest() {
-    std::string name = (std::filesystem::temp_directory_path() / "nanoflow_cache_XXXXXX").string();
-    folder_ = ::mkdtemp(name.data());
-  }
-  ~HubCacheTest() override {
-    std::error_code error;
-    std::filesystem::remove_all(folder_, error);
-  }
   void write(const std::filesystem::path& path, const std::string& text) {
     std::filesystem::create_directories(path.parent_path());
     std::ofstream(path) << text;
   }
 
-  std::filesystem::path folder_;
+  const TestFolder temporary_;
+  const std::filesystem::path folder_ = temporary_.path();
   const std::string commit_ = std::string(40, 'a');
 };
 

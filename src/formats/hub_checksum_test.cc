@@ -1,30 +1,23 @@
 #include "formats/hub_checksum.h"
 
-#include <cstdlib>
 #include <fstream>
 
 #include <gtest/gtest.h>
 
 #include "base/error.h"
+#include "base/test_folder.h"
 
 namespace nanoflow {
 namespace {
 
 class HubChecksum : public ::testing::Test {
  protected:
-  HubChecksum() {
-    std::string name = (std::filesystem::temp_directory_path() / "nanoflow_sum_XXXXXX").string();
-    folder_ = ::mkdtemp(name.data());
-  }
-  ~HubChecksum() override {
-    std::error_code error;
-    std::filesystem::remove_all(folder_, error);
-  }
   std::filesystem::path write(const std::string& text) {
     std::ofstream(folder_ / "file", std::ios::binary) << text;
     return folder_ / "file";
   }
-  std::filesystem::path folder_;
+  const TestFolder temporary_;
+  const std::filesystem::path folder_ = temporary_.path();
 };
 
 TEST_F(HubChecksum, Sha256IsFips180s) {

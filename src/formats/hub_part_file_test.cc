@@ -9,6 +9,7 @@
 
 #include "base/error.h"
 #include "base/mmap.h"
+#include "base/test_folder.h"
 
 namespace nanoflow {
 namespace {
@@ -18,22 +19,13 @@ using ::testing::ThrowsMessage;
 
 class PartFileTest : public ::testing::Test {
  protected:
-  PartFileTest() {
-    std::string name = (std::filesystem::temp_directory_path() / "nanoflow_part_XXXXXX").string();
-    folder_ = ::mkdtemp(name.data());
-    blob_ = folder_ / "blob";
-  }
-  ~PartFileTest() override {
-    std::error_code error;
-    std::filesystem::remove_all(folder_, error);
-  }
-
   static std::span<const std::byte> bytes(const std::string& text) {
     return std::as_bytes(std::span(text.data(), text.size()));
   }
 
-  std::filesystem::path folder_;
-  std::filesystem::path blob_;
+  const TestFolder temporary_;
+  const std::filesystem::path folder_ = temporary_.path();
+  const std::filesystem::path blob_ = folder_ / "blob";
 };
 
 TEST_F(PartFileTest, PartsInAnyOrderMakeTheFile) {

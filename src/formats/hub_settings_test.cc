@@ -5,6 +5,7 @@
 #include <gtest/gtest.h>
 
 #include "base/error.h"
+#include "base/test_folder.h"
 #include "formats/hub.h"
 
 namespace nanoflow {
@@ -24,20 +25,17 @@ class HubSettingsTest : public ::testing::Test {
       names_.emplace_back(name);
       ::unsetenv(name);
     }
-    std::string folder = (std::filesystem::temp_directory_path() / "nanoflow_home_XXXXXX").string();
-    home_ = ::mkdtemp(folder.data());
     ::setenv("HOME", home_.c_str(), 1);
   }
   ~HubSettingsTest() override {
     for (const std::string& name : names_) ::unsetenv(name.c_str());
     for (const auto& [name, value] : before_) ::setenv(name.c_str(), value.c_str(), 1);
-    std::error_code error;
-    std::filesystem::remove_all(home_, error);
   }
 
   std::vector<std::string> names_;
   std::map<std::string, std::string> before_;
-  std::filesystem::path home_;
+  const TestFolder folder_;
+  const std::filesystem::path home_ = folder_.path();
 };
 
 TEST_F(HubSettingsTest, Defaults) {

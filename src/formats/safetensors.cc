@@ -149,7 +149,15 @@ SafetensorsSet::SafetensorsSet(const std::filesystem::path& path) : name_(path.s
   } else if (std::filesystem::exists(path / "model.safetensors", unreadable)) {
     add_file(path / "model.safetensors");
   } else {
-    throw IoError(name_, "has neither model.safetensors nor model.safetensors.index.json");
+    const bool has_pickles =
+        std::filesystem::exists(path / "pytorch_model.bin", unreadable) ||
+        std::filesystem::exists(path / "pytorch_model.bin.index.json", unreadable);
+    throw IoError(
+        name_,
+        fmt::format("has neither model.safetensors nor model.safetensors.index.json{}",
+                    has_pickles
+                        ? "; convert its pytorch_model.bin, which cannot be read, to safetensors"
+                        : ""));
   }
 }
 

@@ -1,6 +1,5 @@
 #include "formats/safetensors.h"
 
-#include <unistd.h>
 #include <cstring>
 #include <filesystem>
 #include <limits>
@@ -9,6 +8,7 @@
 #include <fmt/format.h>
 #include <gtest/gtest.h>
 
+#include "base/test_folder.h"
 #include "formats/format_error_test.h"
 
 namespace nanoflow {
@@ -49,12 +49,6 @@ constexpr std::string_view kTwo =
 /// A folder that is gone after the test.
 class SafetensorsFolder : public ::testing::Test {
  protected:
-  void SetUp() override {
-    std::string pattern = (std::filesystem::temp_directory_path() / "safetensorsXXXXXX").string();
-    ASSERT_NE(::mkdtemp(pattern.data()), nullptr);
-    folder_ = pattern;
-  }
-  void TearDown() override { std::filesystem::remove_all(folder_); }
   void write(std::string_view name, std::string_view content) const {
     write_file_atomically(folder_ / name, content);
   }
@@ -68,7 +62,8 @@ class SafetensorsFolder : public ::testing::Test {
   void refuses_folder(std::string_view words) const {
     expect_refused([&] { SafetensorsSet set(folder_); }, words, folder_.string());
   }
-  std::filesystem::path folder_;
+  const TestFolder temporary_;
+  const std::filesystem::path folder_ = temporary_.path();
 };
 
 TEST(Safetensors, ReadsEntries) {

@@ -6,6 +6,7 @@
 #include <simdjson.h>
 
 #include "base/error.h"
+#include "base/json_fault.h"
 #include "base/mmap.h"
 #include "formats/byte_reader.h"
 
@@ -26,7 +27,8 @@ class Parser {
     dom::parser parser;
     dom::element root;
     if (const auto error = parser.parse(text.data(), text.size()).get(root))
-      fail(fmt::format("invalid JSON: {}", simdjson::error_message(error)));
+      fail(fmt::format("invalid JSON: {}",
+                       find_json_fault(text).value_or(simdjson::error_message(error))));
     text_size_ = static_cast<int64_t>(text.size());
     TokenizerJson out;
     read_model(object_of(root, "the document"), out);

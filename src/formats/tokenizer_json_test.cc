@@ -1,13 +1,12 @@
 #include "formats/tokenizer_json.h"
 
-#include <unistd.h>
-#include <cstdlib>
 #include <filesystem>
 
 #include <fmt/format.h>
 #include <gtest/gtest.h>
 
 #include "base/mmap.h"
+#include "base/test_folder.h"
 #include "formats/format_error_test.h"
 
 namespace nanoflow {
@@ -82,6 +81,7 @@ TEST(TokenizerJson, RefusesOtherDocuments) {
   refuses(R"({"model": {"type": 7}})", "type is no string");
   refuses("{\"model\": {\"type\": \"\xff\"}}", "invalid JSON");
   refuses(std::string(5000, '['), "invalid JSON");
+  refuses(R"({"model": {"dropout": NaN}})", "model.dropout: NaN is no JSON number");
 }
 
 TEST(TokenizerJson, RefusesBadModelFields) {
@@ -154,12 +154,10 @@ TEST(TokenizerJson, AFileReadsAsItsText) {
 }
 
 TEST(TokenizerJson, AnEmptyFileIsRefused) {
-  std::string path = (std::filesystem::temp_directory_path() / "tokenizer_jsonXXXXXX").string();
-  const int fd = ::mkstemp(path.data());
-  ASSERT_GE(fd, 0);
-  ::close(fd);
+  const TestFolder folder;
+  const std::string path = (folder / "tokenizer.json").string();
+  write_file_atomically(path, "");
   expect_refused([&] { (void)read_tokenizer_json(path); }, "the file is empty", path);
-  std::filesystem::remove(path);
 }
 
 TEST(TokenizerJson, MissingFilesAreIoErrors) {

@@ -70,17 +70,13 @@ void check_tokens(const ModelConfig& c) {
 
 void check_generation(const GenerationDefaults& g) {
   if (g.temperature && !(*g.temperature >= 0 && *g.temperature <= 1e6))
-    throw ConfigError("generation_config.json temperature",
-                      fmt::format("{} is outside [0, 1e6]", *g.temperature));
-  if (g.top_p) check_positive("generation_config.json top_p", *g.top_p, 1);
+    throw ConfigError("temperature", fmt::format("{} is outside [0, 1e6]", *g.temperature));
+  if (g.top_p) check_positive("top_p", *g.top_p, 1);
   if (g.min_p && !(*g.min_p >= 0 && *g.min_p <= 1))
-    throw ConfigError("generation_config.json min_p",
-                      fmt::format("{} is outside [0, 1]", *g.min_p));
-  if (g.top_k) check_range("generation_config.json top_k", *g.top_k, 0, kMaxVocab);
-  if (g.repetition_penalty)
-    check_positive("generation_config.json repetition_penalty", *g.repetition_penalty, 1e6);
-  if (g.max_new_tokens)
-    check_range("generation_config.json max_new_tokens", *g.max_new_tokens, 1, kMaxPositions);
+    throw ConfigError("min_p", fmt::format("{} is outside [0, 1]", *g.min_p));
+  if (g.top_k) check_range("top_k", *g.top_k, 0, kMaxVocab);
+  if (g.repetition_penalty) check_positive("repetition_penalty", *g.repetition_penalty, 1e6);
+  if (g.max_new_tokens) check_range("max_new_tokens", *g.max_new_tokens, 1, kMaxPositions);
 }
 
 /// Llama 3.1's frequency scaling: wavelengths above original / low_freq_factor are stretched by

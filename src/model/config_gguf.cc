@@ -154,7 +154,11 @@ ModelConfig model_config_from_gguf(const GgufFile& file) {
   config.sliding_window = window;
   read_tensors(file, config);
   read_special_tokens(file, config);
-  config.validate();
+  try {
+    config.validate();
+  } catch (const ConfigError& error) {
+    throw ConfigError(file.name(), error.what());
+  }
   return config;
 }
 

@@ -215,6 +215,15 @@ std::string read_architecture(const Fields& fields) {
   return list->as_array()[0].as_string();
 }
 
+/// Throws ConfigError that names the file, too.
+void validate(const ModelConfig& config, const char* file) {
+  try {
+    config.validate();
+  } catch (const ConfigError& error) {
+    throw ConfigError(file, error.what());
+  }
+}
+
 void read_generation(const std::string& text, ModelConfig& config) {
   if (text.empty()) return;
   const Json json = parse_object(text, "generation_config.json");
@@ -230,6 +239,7 @@ void read_generation(const std::string& text, ModelConfig& config) {
   g.max_new_tokens = fields.integer("max_new_tokens");
   std::vector<int32_t> eos = read_token_ids(fields, "eos_token_id");
   if (!eos.empty()) config.eos_token_id = std::move(eos);
+  validate(config, "generation_config.json");
 }
 
 }  // namespace
@@ -276,8 +286,8 @@ ModelConfig parse_model_config(const std::string& config_json,
   config.eos_token_id = read_token_ids(fields, "eos_token_id");
   const std::vector<int32_t> bos = read_token_ids(fields, "bos_token_id");
   if (!bos.empty()) config.bos_token_id = bos.front();
+  validate(config, "config.json");
   read_generation(generation_config_json, config);
-  config.validate();
   return config;
 }
 

@@ -10,6 +10,7 @@
 #include "base/error.h"
 #include "base/json.h"
 #include "base/mmap.h"
+#include "base/test_folder.h"
 
 namespace nanoflow {
 namespace {
@@ -162,6 +163,34 @@ TEST(ModelConfig, GenerationConfigWins) {
   EXPECT_THAT(error_of(llama31(), R"({"top_k": "x"})"), HasSubstr("top_k: must be an integer"));
   EXPECT_THAT(error_of(llama31(), R"({"eos_token_id": 128256})"), HasSubstr("eos_token_id"));
   EXPECT_THAT(error_of(llama31(), "["), HasSubstr("generation_config.json"));
+  EXPECT_THAT(error_of(llama31(), R"({"top_p": 2})"),
+              HasSubstr("generation_config.json: top_p: 2 is outside"));
+  EXPECT_THAT(
+      error_of(llama31(), R"({"temperature": NaN})"),
+      HasSubstr("generation_config.json: invalid JSON: temperature: NaN is no JSON number"));
+}
+
+TEST(ModelConfig, NumbersThatAreNoneAreNamedWithFileAndField) {
+  const auto error_with = [](const std::string& member) {
+    std::string text = llama31().dump();
+    text.insert(1, member + ", ");
+    try {
+      (void)parse_model_config(text, "");
+    } catch (const EnvironmentError& e) {
+      return std::string(e.what());
+    }
+    return std::string("accepted");
+  };
+  EXPECT_THAT(error_with(R"("rope_theta": NaN)"),
+              HasSubstr("config.json: invalid JSON: rope_theta: NaN is no JSON number"));
+  EXPECT_THAT(error_with(R"("rope_scaling": {"factor": -Infinity})"),
+              HasSubstr("config.json: invalid JSON: rope_scaling.factor: -Infinity is no"));
+  EXPECT_THAT(error_with(R"("rms_norm_eps": 1e999)"),
+              HasSubstr("config.json: invalid JSON: rms_norm_eps: 1e999 is out of range"));
+  EXPECT_THAT(error_with(R"("head_dim": 99999999999999999999)"),
+              HasSubstr("config.json: invalid JSON: head_dim: 99999999999999999999 is out of"));
+  EXPECT_THAT(error_of(with(llama31(), "vocab_size", -1)),
+              HasSubstr("config.json: vocab_size: -1 is outside"));
 }
 
 TEST(ModelConfig, RefusesWhatItCannotComputeByName) {
@@ -267,10 +296,8 @@ TEST(ModelConfig, TensorParallelSizes) {
 }
 
 TEST(ModelConfig, FilesThatAreMissingOrNoJson) {
-  const auto dir = std::filesystem::path(testing::TempDir()) / "model_config_test";
-  std::filesystem::create_directories(dir);
-  std::filesystem::remove(dir / "config.json");
-  std::filesystem::remove(dir / "generation_config.json");
+  const TestFolder folder;
+  const std::filesystem::path& dir = folder.path();
   EXPECT_THROW(read_model_config(dir), IoError);
   EXPECT_THROW(read_model_config(dir / "absent"), IoError);
   write_file_atomically(dir / "config.json", "{\"architectures\": ");

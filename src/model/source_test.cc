@@ -10,6 +10,7 @@
 
 #include "base/error.h"
 #include "base/mmap.h"
+#include "base/test_folder.h"
 #include "formats/safetensors.h"
 #include "model/config_gguf.h"
 #include "model/convert.h"
@@ -40,8 +41,7 @@ ModelConfig tiny() {
 }
 
 std::filesystem::path temp_path(const std::string& name) {
-  const auto folder = std::filesystem::path(testing::TempDir()) / "model_source_test";
-  std::filesystem::create_directories(folder);
+  static const TestFolder folder;
   return folder / name;
 }
 

@@ -129,6 +129,26 @@ PackedWeight find_weight(
   return found->second;
 }
 
+// Of GGUF files; see WeightLoader::scaled_frequencies.
+constexpr const char* kRopeDivisors = "rope_freqs.weight";
+
+void check_shape(const CheckpointSource& source, const std::string& tensor,
+                 const std::vector<int64_t>& wanted) {
+  const std::vector<int64_t> found = source.shape(tensor);
+  if (found != wanted)
+    throw FormatError(source.description(),
+                      fmt::format("tensor {} has shape [{}], but the configuration asks for [{}]",
+                                  tensor, fmt::join(found, ", "), fmt::join(wanted, ", ")));
+}
+
+/// Before anything is read, so that a wrong checkpoint fails in milliseconds.
+void check_tensors(const ModelConfig& config, const CheckpointSource& source,
+                   const std::vector<WeightSpec>& specs) {
+  for (const WeightSpec& spec : specs)
+    for (const WeightPiece& piece : spec.pieces) check_shape(source, piece.tensor, piece.shape);
+  if (source.contains(kRopeDivisors)) check_shape(source, kRopeDivisors, {config.head_dim / 2});
+}
+
 }  // namespace
 
 /// Reads one weight after the other, in the pieces in which the backend asks for it.
@@ -145,7 +165,7 @@ class WeightLoader {
 
   void load() {
     const std::vector<WeightSpec> specs = plan_weights(config_, options_.tp_rank, options_.tp_size);
-    check_shapes(specs);
+    check_tensors(config_, source_, specs);
     for (const WeightSpec& spec : specs) bytes_total_ += spec_bytes(spec);
     const bool may_share = config_.tie_word_embeddings && options_.tp_size == 1;
     if (may_share) bytes_total_ -= spec_bytes(specs.front());
@@ -163,21 +183,6 @@ class WeightLoader {
  private:
   [[nodiscard]] int64_t spec_bytes(const WeightSpec& spec) const {
     return spec.elements() * dtype_size(options_.dtype);
-  }
-
-  /// Before anything is read, so that a wrong checkpoint fails in milliseconds.
-  void check_shapes(const std::vector<WeightSpec>& specs) const {
-    for (const WeightSpec& spec : specs) {
-      for (const WeightPiece& piece : spec.pieces) {
-        const std::vector<int64_t> found = source_.shape(piece.tensor);
-        if (found != piece.shape)
-          throw FormatError(
-              source_.description(),
-              fmt::format("tensor {} has shape [{}], but the configuration asks for "
-                          "[{}]",
-                          piece.tensor, fmt::join(found, ", "), fmt::join(piece.shape, ", ")));
-      }
-    }
   }
 
   void load_one(const WeightSpec& spec) {
@@ -273,13 +278,9 @@ class WeightLoader {
   /// GGUF files carry Llama 3.1's scaling as a divisor per frequency instead of as parameters.
   [[nodiscard]] std::vector<double> scaled_frequencies() const {
     std::vector<double> frequencies = rope_inverse_frequencies(config_);
-    const std::string name = "rope_freqs.weight";
+    const std::string name = kRopeDivisors;
     if (!source_.contains(name)) return frequencies;
     const auto size = static_cast<int64_t>(frequencies.size());
-    if (source_.shape(name) != std::vector<int64_t>{size})
-      throw FormatError(source_.description(),
-                        fmt::format("tensor {} has shape [{}], but head_dim {} asks for [{}]", name,
-                                    fmt::join(source_.shape(name), ", "), config_.head_dim, size));
     std::vector<float> divisors(frequencies.size());
     source_.read(name, 0, 0, TensorView(divisors.data(), DType::kF32, {1, size}));
     for (size_t i = 0; i < divisors.size(); ++i) {
@@ -312,6 +313,10 @@ class WeightLoader {
   int64_t bytes_done_ = 0;
   int64_t bytes_total_ = 0;
 };
+
+void check_checkpoint(const ModelConfig& config, const CheckpointSource& source, int tp_size) {
+  check_tensors(config, source, plan_weights(config, 0, tp_size));
+}
 
 WeightStore::WeightStore(const ModelConfig& config, const CheckpointSource& source,
                          Backend& backend, const LoadOptions& options) {

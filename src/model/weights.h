@@ -32,6 +32,10 @@ struct LoadOptions {
   LoadProgress progress;      ///< may be empty
 };
 
+/// Throws FormatError unless `source` has every tensor that `config` asks for, in its shape and in
+/// a type that can be read: what WeightStore checks before it reads the first weight. Reads none.
+void check_checkpoint(const ModelConfig& config, const CheckpointSource& source, int tp_size = 1);
+
 /// A rank's weights as they will be, row-major, before anything is loaded: for plans that are only
 /// measured. Their data point nowhere.
 class UnloadedWeights final : public WeightSource {

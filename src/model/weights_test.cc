@@ -283,6 +283,11 @@ TEST(WeightStore, ABrokenCheckpointIsNamed) {
        {BrokenSource::Kind::kMissing, BrokenSource::Kind::kShape, BrokenSource::Kind::kRead}) {
     const BrokenSource source(c, kind, name);
     FakeBackend backend;
+    if (kind == BrokenSource::Kind::kRead) {
+      EXPECT_NO_THROW(check_checkpoint(c, source)) << "no value is read";
+    } else {
+      EXPECT_THROW(check_checkpoint(c, source), FormatError);
+    }
     try {
       const WeightStore store(c, source, backend, f32());
       FAIL() << "accepted";

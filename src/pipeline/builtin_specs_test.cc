@@ -9,6 +9,7 @@
 #include <fmt/format.h>
 
 #include "base/error.h"
+#include "base/test_folder.h"
 #include "pipeline/happens_before.h"
 #include "pipeline/lower.h"
 #include "pipeline/toy_backend.h"
@@ -74,10 +75,10 @@ TEST(BuiltinSpecs, NeedAttentionToOverlap) {
 TEST(LoadSpec, TakesANameOrAFile) {
   const toy::Graph graph = toy::layer_graph(1);
   EXPECT_EQ(load_spec("nanobatch4", graph.get()), nano_batch_spec(graph.get(), 4));
-  const auto path = std::filesystem::temp_directory_path() / "nanoflow_builtin_specs_test.json";
+  const TestFolder folder;
+  const auto path = folder / "overlap2.json";
   write_spec(path, overlapped_spec(graph.get(), 2));
   EXPECT_EQ(load_spec(path.string(), graph.get()), overlapped_spec(graph.get(), 2));
-  std::filesystem::remove(path);
   try {
     (void)load_spec("overlap9", graph.get());
     FAIL() << "accepted";

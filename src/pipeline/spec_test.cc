@@ -6,6 +6,7 @@
 #include <string>
 
 #include "base/error.h"
+#include "base/test_folder.h"
 
 namespace nanoflow {
 namespace {
@@ -38,7 +39,8 @@ TEST(Spec, SurvivesItsOwnJson) {
 }
 
 TEST(Spec, SurvivesAFile) {
-  const auto path = std::filesystem::temp_directory_path() / "nanoflow_spec_test.json";
+  const TestFolder folder;
+  const auto path = folder / "spec.json";
   write_spec(path, full_spec());
   EXPECT_EQ(read_spec(path), full_spec());
   write_spec(path, {.name = "empty"});

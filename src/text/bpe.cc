@@ -13,55 +13,9 @@ namespace {
 constexpr uint32_t kNoRank = std::numeric_limits<uint32_t>::max();
 constexpr uint32_t kEnd = std::numeric_limits<uint32_t>::max();
 
-// Up to here scanning for the best pair beats the heap (measured on words of ordinary text); the
+// Up to here scanning for the best pair beats the queue (measured on words of ordinary text); the
 // quadratic cost is bounded by it.
 constexpr size_t kShortPiece = 48;
-
-// A min-heap with four children a node in a plain array: half as deep as the standard library's,
-// and the children share a cache line. On a piece of a million bytes that is most of the time.
-constexpr size_t kArity = 4;
-
-void heap_push(std::vector<uint64_t>& heap, uint64_t value) {
-  heap.push_back(value);
-  uint64_t* const h = heap.data();
-  size_t at = heap.size() - 1;
-  while (at > 0) {
-    const size_t parent = (at - 1) / kArity;
-    if (h[parent] <= value) break;
-    h[at] = h[parent];
-    at = parent;
-  }
-  h[at] = value;
-}
-
-/// Moves `value` down from the hole at `at` to where it belongs.
-void heap_sink(std::vector<uint64_t>& heap, size_t at, uint64_t value) {
-  uint64_t* const h = heap.data();
-  const size_t size = heap.size();
-  for (size_t first = kArity * at + 1; first < size; first = kArity * at + 1) {
-    const size_t end = first + kArity < size ? first + kArity : size;
-    size_t least = first;
-    for (size_t i = first + 1; i < end; ++i) {
-      if (h[i] < h[least]) least = i;
-    }
-    if (h[least] >= value) break;
-    h[at] = h[least];
-    at = least;
-  }
-  h[at] = value;
-}
-
-void heap_make(std::vector<uint64_t>& heap) {
-  for (size_t i = heap.size(); i-- > 0;) heap_sink(heap, i, heap[i]);
-}
-
-uint64_t heap_pop(std::vector<uint64_t>& heap) {
-  const uint64_t top = heap.front();
-  const uint64_t last = heap.back();
-  heap.pop_back();
-  if (!heap.empty()) heap_sink(heap, 0, last);
-  return top;
-}
 
 }  // namespace
 
@@ -192,7 +146,7 @@ void Bpe::merge_short(std::string_view piece, std::vector<int32_t>& ids) const {
   ids.resize(n);
 }
 
-// A linked list over `ids` and a heap of (rank, position). An entry is stale when the rank of the
+// A linked list over `ids` and a queue of (rank, position). An entry is stale when the rank of the
 // pair at its position has changed since; stale ones are dropped when they come up.
 void Bpe::merge_long(std::string_view piece, Scratch& s) const {
   const auto n = static_cast<uint32_t>(s.ids.size());
@@ -200,34 +154,28 @@ void Bpe::merge_long(std::string_view piece, Scratch& s) const {
   s.next.resize(n);
   s.rank.assign(n, kNoRank);
   initial_ranks(piece, s.ids, s.rank.data());
-  s.heap.clear();
-  const auto entry = [](uint32_t rank, uint32_t pos) {
-    return static_cast<uint64_t>(rank) << 32 | pos;
-  };
   for (uint32_t i = 0; i < n; ++i) {
     s.prev[i] = i == 0 ? kEnd : i - 1;
     s.next[i] = i + 1 == n ? kEnd : i + 1;
-    if (i + 1 == n) break;
-    if (s.rank[i] != kNoRank) s.heap.push_back(entry(s.rank[i], i));
+    if (s.rank[i] != kNoRank) s.queue.push(s.rank[i], i);
   }
-  heap_make(s.heap);
   const auto update = [&](uint32_t pos) {
     const uint32_t after = s.next[pos];
-    s.rank[pos] = after == kEnd ? kNoRank : rank_of(s.ids[pos], s.ids[after]);
-    if (s.rank[pos] == kNoRank) return;
-    heap_push(s.heap, entry(s.rank[pos], pos));
+    const uint32_t rank = after == kEnd ? kNoRank : rank_of(s.ids[pos], s.ids[after]);
+    s.rank[pos] = rank;
+    if (rank != kNoRank) s.queue.push(rank, pos);
   };
-  while (!s.heap.empty()) {
-    const uint64_t top = heap_pop(s.heap);
-    const auto pos = static_cast<uint32_t>(top);
-    if (s.rank[pos] != top >> 32) continue;
+  for (RankQueue::Entry entry; s.queue.pop(entry);) {
+    const uint32_t pos = entry.position;
+    if (s.rank[pos] != entry.rank) continue;
     const uint32_t gone = s.next[pos];
     s.ids[pos] = merges_.find(s.ids[pos], s.ids[gone])->result;
     s.next[pos] = s.next[gone];
     if (s.next[gone] != kEnd) s.prev[s.next[gone]] = pos;
     s.rank[gone] = kNoRank;
-    update(pos);
+    // From left to right, the order in which the queue sorts least.
     if (s.prev[pos] != kEnd) update(s.prev[pos]);
+    update(pos);
   }
   uint32_t kept = 0;
   for (uint32_t i = 0; i != kEnd && n > 0; i = s.next[i]) s.ids[kept++] = s.ids[i];

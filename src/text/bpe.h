@@ -7,6 +7,7 @@
 #include <string_view>
 #include <vector>
 
+#include "text/rank_queue.h"
 #include "text/token_table.h"
 
 namespace nanoflow {
@@ -36,14 +37,14 @@ class Bpe {
   struct Scratch {
     std::vector<int32_t> ids;
     std::vector<uint32_t> prev, next, rank;
-    std::vector<uint64_t> heap;
+    RankQueue queue;
   };
 
   explicit Bpe(BpeModel model);
 
   /// Appends the tokens of `piece` (valid UTF-8 when units are characters) to `out`.
   /// Merges the pair of lowest rank, the leftmost of equals, until none merges (Sennrich et al.
-  /// 2016, section 3.2). O(n log n) for a piece of n bytes.
+  /// 2016, section 3.2). Linear in the piece's bytes.
   void encode(std::string_view piece, Scratch& scratch, std::vector<int32_t>& out) const;
 
   /// Id of the token for exactly these bytes; -1 if none.

@@ -1,7 +1,10 @@
 #include "text/bpe.h"
 
 #include <algorithm>
+#include <iterator>
+#include <map>
 #include <random>
+#include <set>
 #include <string>
 
 #include <gtest/gtest.h>
@@ -63,6 +66,42 @@ std::vector<int32_t> naive(const BpeModel& model, std::string_view text) {
   }
 }
 
+/// naive() in O(n log n), for long pieces: the pairs in an ordered set.
+std::vector<int32_t> with_ordered_set(const BpeModel& model, std::string_view text) {
+  std::map<std::pair<int32_t, int32_t>, const Merge*> merges;
+  for (const Merge& m : model.merges) merges[{m.left, m.right}] = &m;
+  std::map<size_t, int32_t> ids;  // by position, which gives both neighbours
+  for (size_t i = 0; i < text.size(); ++i) ids[i] = static_cast<unsigned char>(text[i]);
+  std::set<std::pair<uint32_t, size_t>> order;
+  const auto for_pair = [&](std::map<size_t, int32_t>::iterator left, const auto& use) {
+    const auto right = std::next(left);
+    if (right == ids.end()) return;
+    const auto merge = merges.find({left->second, right->second});
+    if (merge != merges.end()) use(std::pair{merge->second->rank, left->first}, *merge->second);
+  };
+  const auto insert = [&](const auto& key, const Merge&) { order.insert(key); };
+  const auto erase = [&](const auto& key, const Merge&) { order.erase(key); };
+  for (auto it = ids.begin(); it != ids.end(); ++it) for_pair(it, insert);
+  while (!order.empty()) {
+    const auto at = ids.find(order.begin()->second);
+    const auto right = std::next(at);
+    for_pair(right, erase);
+    if (at != ids.begin()) for_pair(std::prev(at), erase);
+    int32_t result = -1;
+    for_pair(at, [&](const auto& key, const Merge& m) {
+      order.erase(key);
+      result = m.result;
+    });
+    ids.erase(right);
+    at->second = result;
+    for_pair(at, insert);
+    if (at != ids.begin()) for_pair(std::prev(at), insert);
+  }
+  std::vector<int32_t> out;
+  for (const auto& [position, id] : ids) out.push_back(id);
+  return out;
+}
+
 class RandomBpe : public testing::TestWithParam<BpeUnits> {};
 
 TEST_P(RandomBpe, EqualsTheDefinition) {
@@ -77,6 +116,28 @@ TEST_P(RandomBpe, EqualsTheDefinition) {
       std::vector<int32_t> got;
       bpe.encode(text, scratch, got);
       ASSERT_EQ(got, naive(model, text)) << text;
+    }
+  }
+}
+
+TEST_P(RandomBpe, LongPiecesEqualTheDefinition) {
+  std::mt19937 rng(23);
+  for (int round = 0; round < 60; ++round) {
+    const BpeModel model = random_model(rng, GetParam(), false);
+    const Bpe bpe(model);
+    Bpe::Scratch scratch;  // one for all lengths: nothing may stay in it
+    for (const size_t length : {4000, 1000, 300}) {
+      const uint32_t letters = 1 + rng() % 3;
+      const uint32_t run = 1 + rng() % 8;  // of one letter at most
+      std::string text;
+      while (text.size() < length)
+        text.append(1 + rng() % run, static_cast<char>('a' + rng() % letters));
+      std::vector<int32_t> got;
+      bpe.encode(text, scratch, got);
+      ASSERT_EQ(got, with_ordered_set(model, text)) << text;
+      if (length == 300) {
+        ASSERT_EQ(got, naive(model, text)) << text;
+      }
     }
   }
 }

@@ -10,6 +10,7 @@
 
 #include "base/error.h"
 #include "base/mmap.h"
+#include "base/test_folder.h"
 
 namespace nanoflow {
 namespace {
@@ -256,19 +257,12 @@ TEST(ChatTemplateErrors, BadOptionsNameTheField) {
 
 class ChatTemplateFiles : public ::testing::Test {
  protected:
-  void SetUp() override {
-    dir_ = fs::path(::testing::TempDir()) /
-           ("chat_template_" +
-            std::string(::testing::UnitTest::GetInstance()->current_test_info()->name()));
-    fs::remove_all(dir_);
-    fs::create_directories(dir_);
-  }
-  void TearDown() override { fs::remove_all(dir_); }
   void write(const std::string& name, const std::string& text) {
     fs::create_directories((dir_ / name).parent_path());
     std::ofstream(dir_ / name) << text;
   }
-  fs::path dir_;
+  const TestFolder folder_;
+  const fs::path dir_ = folder_.path();
 };
 
 TEST_F(ChatTemplateFiles, AreFoundInOrder) {

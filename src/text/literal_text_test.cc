@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <set>
 
+#include "base/test_folder.h"
 #include "formats/gguf.h"
 #include "text/chat_template.h"
 #include "text/jinja_interpreter.h"
@@ -237,11 +238,9 @@ TEST(LiteralTokens, SpecialTokensThatAreMatchedAfterNormalisation) {
   Json added = *json.find("added_tokens");
   for (Json& token : added.as_array()) token.set("normalized", true);
   json.set("added_tokens", added);
-  const fs::path dir = fs::path(testing::TempDir()) / "literal_normalized";
-  fs::create_directories(dir);
-  write_file_atomically(dir / "tokenizer.json", json.dump());
-  const Tokenizer tokenizer = load_tokenizer(dir);
-  fs::remove_all(dir);
+  const TestFolder folder;
+  write_file_atomically(folder / "tokenizer.json", json.dump());
+  const Tokenizer tokenizer = load_tokenizer(folder.path());
   const std::string text = "<s> a <s> \u4E2Db </s>";
   const auto ids = [&](std::vector<TextSpan> literal) {
     return *tokenizer.encode(
@@ -273,11 +272,9 @@ TEST(LiteralTokens, NoMergeGivesASpecialToken) {
   added.push_back(
       Json::object({{"id", id}, {"content", word}, {"special", true}, {"normalized", false}}));
   json.set("added_tokens", added);
-  const fs::path dir = fs::path(testing::TempDir()) / "literal_merge";
-  fs::create_directories(dir);
-  write_file_atomically(dir / "tokenizer.json", json.dump());
-  const Tokenizer tokenizer = load_tokenizer(dir);
-  fs::remove_all(dir);
+  const TestFolder folder;
+  write_file_atomically(folder / "tokenizer.json", json.dump());
+  const Tokenizer tokenizer = load_tokenizer(folder.path());
   const std::vector<int32_t> ids = *tokenizer.encode(word, {.add_special_tokens = false});
   EXPECT_TRUE(specials(tokenizer, ids).empty()) << word;
   EXPECT_EQ(tokenizer.decode(ids), word);

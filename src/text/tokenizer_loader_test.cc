@@ -7,6 +7,7 @@
 #include <gmock/gmock.h>
 
 #include "base/error.h"
+#include "base/test_folder.h"
 #include "formats/gguf.h"
 #include "text/tokenizer_test_support.h"
 
@@ -23,13 +24,8 @@ constexpr EncodeOptions kPlain{.add_special_tokens = false, .parse_special = fal
 class LoaderTest : public testing::Test {
  protected:
   void SetUp() override {
-    dir_ = fs::path(testing::TempDir()) /
-           testing::UnitTest::GetInstance()->current_test_info()->name();
-    fs::remove_all(dir_);
-    fs::create_directories(dir_);
     json_ = test::read_json(test::tokenizer_fixtures() / "tiny_byte_level" / "tokenizer.json");
   }
-  void TearDown() override { fs::remove_all(dir_); }
 
   Tokenizer load() {
     write("tokenizer.json", json_.dump());
@@ -40,7 +36,8 @@ class LoaderTest : public testing::Test {
   }
   static Json parse(const std::string& text) { return *parse_json(text); }
 
-  fs::path dir_;
+  const TestFolder folder_;
+  const fs::path dir_ = folder_.path();
   Json json_;
 };
 

@@ -5,24 +5,22 @@
 
 #include <gtest/gtest.h>
 
+#include "base/test_folder.h"
+
 namespace nanoflow::cpu {
 namespace {
 
-/// A directory that looks like / to the reader; removed at the end.
+/// A folder that looks like / to the reader.
 class FakeRoot {
  public:
-  FakeRoot() : path_(testing::TempDir() + "/nanoflow_device_root") {
-    std::filesystem::remove_all(path_);
-  }
-  ~FakeRoot() { std::filesystem::remove_all(path_); }
   void write(const std::string& file, const std::string& text) {
-    std::filesystem::create_directories((path_ / file).parent_path());
-    std::ofstream(path_ / file) << text;
+    std::filesystem::create_directories((folder_ / file).parent_path());
+    std::ofstream(folder_ / file) << text;
   }
-  [[nodiscard]] const std::filesystem::path& path() const { return path_; }
+  [[nodiscard]] const std::filesystem::path& path() const { return folder_.path(); }
 
  private:
-  std::filesystem::path path_;
+  TestFolder folder_;
 };
 
 TEST(DeviceInfoTest, ReadsNameMemoryAndFlags) {

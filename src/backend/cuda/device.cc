@@ -154,7 +154,7 @@ DeviceLimits require_device(int ordinal) {
   if (ordinal < 0 || ordinal >= count)
     throw CudaError(fmt::format("GPU {} is not there; {} visible, numbered from 0", ordinal,
                                 count == 1 ? "1 is" : fmt::format("{} are", count)));
-  const DeviceLimits limits = read_limits(ordinal);
+  DeviceLimits limits = read_limits(ordinal);
   const std::string problem = why_unusable(limits);
   if (!problem.empty()) throw CudaError(problem);
   return limits;

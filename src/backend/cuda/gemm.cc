@@ -70,7 +70,7 @@ bool aligned(const TensorView& view) {
 struct Gemm::Prepared {
   Descriptor product;
   Layout weight, a, out;
-  GemmAlgorithm algorithm{};
+  GemmAlgorithm algorithm;
   bool chosen = false;
 };
 
@@ -200,6 +200,7 @@ int64_t Gemm::workspace_bytes(const GemmArgs& args, int sms) {
 }
 
 void Gemm::run(const GemmArgs& args, const Launch& launch) {
+  if (args.out.rows() == 0) return;  // the library would launch an empty grid, which fails
   const Prepared& p = prepare(shape_of(args, launch.sms));
   NANO_CHECK(launch.workspace.size_bytes() >= p.algorithm.workspace_bytes,
              "{} bytes of workspace, {} needed", launch.workspace.size_bytes(),
@@ -207,11 +208,18 @@ void Gemm::run(const GemmArgs& args, const Launch& launch) {
   if (!args.bias.empty())
     set(p.product, CUBLASLT_MATMUL_DESC_BIAS_POINTER, static_cast<const void*>(args.bias.data()));
   const float one = 1, zero = 0;
-  lt_check(cublasLtMatmul(handle_, p.product.get(), &one, args.weight.data.data(), p.weight.get(),
-                          args.a.data(), p.a.get(), &zero, args.out.data(), p.out.get(),
-                          args.out.data(), p.out.get(), &p.algorithm.algo, launch.workspace.data(),
-                          static_cast<size_t>(p.algorithm.workspace_bytes), launch.stream),
-           "a product");
+  const cublasStatus_t status =
+      cublasLtMatmul(handle_, p.product.get(), &one, args.weight.data.data(), p.weight.get(),
+                     args.a.data(), p.a.get(), &zero, args.out.data(), p.out.get(), args.out.data(),
+                     p.out.get(), &p.algorithm.algo, launch.workspace.data(),
+                     static_cast<size_t>(p.algorithm.workspace_bytes), launch.stream);
+  if (status != CUBLAS_STATUS_SUCCESS) {
+    const GemmShape s = shape_of(args, launch.sms);
+    lt_check(status, fmt::format("a product of {} [{}, {}] by [{}, {}] into {}{} on {} SMs",
+                                 dtype_name(s.dtype), s.rows, s.k, s.n, s.k,
+                                 dtype_name(s.out_dtype), s.bias ? " with a bias" : "", s.sms)
+                         .c_str());
+  }
 }
 
 }  // namespace nanoflow::cuda

@@ -29,12 +29,13 @@ struct GemmShape {
   DType out_dtype = DType::kBF16;
   bool bias = false;
   int sms = 0;  ///< that the product may use
+  // NOLINTNEXTLINE(modernize-use-nullptr): clang-tidy 14 takes what a defaulted <=> returns for one
   auto operator<=>(const GemmShape&) const = default;
 };
 
 /// A library's algorithm with the workspace it needs.
 struct GemmAlgorithm {
-  cublasLtMatmulAlgo_t algo;
+  cublasLtMatmulAlgo_t algo{};
   int64_t workspace_bytes = 0;
 };
 

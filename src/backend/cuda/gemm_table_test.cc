@@ -7,6 +7,7 @@
 #include <gtest/gtest.h>
 
 #include "base/error.h"
+#include "base/test_folder.h"
 
 namespace nanoflow::cuda {
 namespace {
@@ -94,7 +95,8 @@ TEST(GemmTable, SaysWhatIsWrong) {
 }
 
 TEST(GemmTable, ReadsAFile) {
-  const std::string path = testing::TempDir() + "gemm_table.json";
+  const TestFolder folder;
+  const std::string path = (folder / "gemm_table.json").string();
   std::ofstream(path) << GemmTable({"A"}, 5).to_json();
   EXPECT_TRUE(GemmTable::read(path).applies("A", 5));
   std::filesystem::remove(path);

@@ -31,7 +31,7 @@ void gather_bytes(std::byte* to, const TensorView& host, int64_t begin, int64_t 
 }  // namespace
 
 Uploader::Uploader(int ordinal)
-    : ordinal_(ordinal), slots_(kThreads * kSlotsPerThread), pieces_(kPieces) {}
+    : ordinal_(ordinal), slots_(size_t{kThreads} * kSlotsPerThread), pieces_(kPieces) {}
 
 void Uploader::record(const Event& event) const {
   cuda_check(cudaEventRecord(event.get(), stream_.get()), "marking uploaded weights");

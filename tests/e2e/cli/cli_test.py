@@ -70,6 +70,63 @@ class Inspect(Case):
         self.assertGreater(report["kv_tokens_that_fit"], 0)
         self.assertIn("architecture  LlamaForCausalLM", run("inspect", MODELS / "gguf_llama3" / "model.gguf").stdout)
 
+    def changed(self, change):
+        """A copy of a checkpoint whose safetensors header `change` has edited; data stay as they are."""
+        folder = self.folder / "changed"
+        shutil.rmtree(folder, ignore_errors=True)
+        shutil.copytree(MODELS / "file_llama_f32", folder)
+        path = folder / "model.safetensors"
+        data = path.read_bytes()
+        size = struct.unpack("<Q", data[:8])[0]
+        header = json.loads(data[8:8 + size])
+        change(header)
+        text = json.dumps(header).encode()
+        path.write_bytes(struct.pack("<Q", len(text)) + text + data[8 + size:])
+        return folder
+
+    def refused(self, folder, *words):
+        """inspect says no, with the words with which loading says it, in one line."""
+        done = run("inspect", folder, check=False)
+        self.assertEqual(done.returncode, 1, done.stdout)
+        self.assertIn("fits          no: this checkpoint cannot be served", done.stdout)
+        reason = done.stderr.strip()
+        self.assertTrue(reason.startswith("nanoflow: ") and "\n" not in reason, reason)
+        for word in words:
+            self.assertIn(word, reason)
+        as_json = run("inspect", folder, "--json", check=False)
+        self.assertEqual(as_json.returncode, 1)
+        self.assertEqual("nanoflow: " + json.loads(as_json.stdout)["cannot_serve"], reason)
+        data = self.write_lines("in.jsonl", [item([5])])
+        loading = run("run-batch", "-i", data, "--model", folder, "--skip-tokenizer-init", check=False)
+        self.assertEqual(loading.returncode, 1)
+        self.assertEqual(loading.stderr.strip().splitlines()[-1], reason)
+
+    def test_a_checkpoint_that_cannot_be_served_is_not_said_to_fit(self):
+        name = "model.layers.0.mlp.up_proj.weight"
+
+        def transpose(header):
+            header[name]["shape"].reverse()
+
+        self.refused(self.changed(lambda header: header[name].update(dtype="F4_E2M1")), name, "stored as F4_E2M1")
+        self.refused(self.changed(lambda header: header[name].update(dtype="I32")), name, "stored as I32")
+        self.refused(self.changed(lambda header: header.pop(name)), "has no tensor " + name)
+        self.refused(self.changed(transpose), name, "has shape [", "asks for [")
+
+    def test_pickled_weights_are_named(self):
+        folder = self.changed(lambda header: None)
+        (folder / "model.safetensors").rename(folder / "pytorch_model.bin")
+        self.refused(folder, "convert its pytorch_model.bin")
+
+    def test_the_cache_is_the_one_that_the_engine_makes(self):
+        model = MODELS / "file_llama_f32"
+        data = self.write_lines("in.jsonl", [item([5])])
+        # Small enough that the number of requests bounds the cache, not the memory left just now.
+        done = run("run-batch", "-i", data, "-o", self.folder / "out.jsonl", "--model", model, "--skip-tokenizer-init")
+        summary = re.search(r"KV cache .* = (\d+) tokens", done.stderr)
+        report = json.loads(run("inspect", model, "--json").stdout)
+        self.assertEqual(report["kv_tokens_that_fit"], int(summary.group(1)))
+        self.assertIsNone(report["cannot_serve"])
+
     def test_the_later_of_two_values_wins(self):
         report = run("inspect", MODELS / "file_llama_f32", "--json", "--dtype", "bfloat16", "--dtype", "float32").stdout
         self.assertEqual(json.loads(report)["compute_dtype"], "float32")
@@ -99,6 +156,13 @@ class Generate(Case):
         self.assertIn(" 6", whole)
         cut = run("generate", "--model", smollm2(), "--prompt", "1, 2, 3, 4,", "-n", 12, "--temperature", 0, "--stop", " 6").stdout
         self.assertEqual(cut.strip("\n"), whole[:whole.index(" 6")])
+
+    def test_who_says_nothing_gets_the_defaults_of_the_help(self):
+        def text(*options):
+            return run("generate", "--model", smollm2(), "--prompt", "Once upon a time", "-n", 24, "--request-seed", 3, *options).stdout
+        self.assertIn("else 0.8 with top-p 0.95 and top-k 40", " ".join(run("generate", "--help").stdout.split()))
+        self.assertEqual(text(), text("--temperature", 0.8, "--top-p", 0.95, "--top-k", 40))
+        self.assertNotEqual(text(), text("--temperature", 1))
 
     def test_the_same_seed_gives_the_same_text(self):
         texts = {run("generate", "--model", smollm2(), "--prompt", "Once upon a time", "-n", 12, "--temperature", 1,
@@ -206,10 +270,11 @@ class Refusals(Case):
 
     def test_paths_that_cannot_be_looked_at(self):
         (self.folder / "loop").symlink_to("loop")
+        data = self.write_lines("in.jsonl", [item([5])])
         for path in ("x" * 5000, "y" * 300, "./" + "a/" * 3000, self.folder / "loop", self.folder / "loop" / "deeper"):
             for command in ("inspect", "generate"):
                 self.fails(command, "--model", path, *(["-p", "x"] if command == "generate" else []))
-            self.fails(*self.model("generate", "-p", "x"), "--pipeline", path)
+            self.fails(*self.model("run-batch", "-i", data), "--pipeline", path)
             self.fails("generate", "-p", "x", "--model", MODELS / "file_llama_f32", "--tokenizer", path)
 
     def as_nobody(self):
@@ -232,7 +297,9 @@ class Refusals(Case):
 
     def test_threads_that_the_system_refuses(self):
         options = self.as_nobody()
-        self.fails("generate", "--model", self.folder / "model", "--skip-tokenizer-init", "-p", "x", "--threads", 1024,
+        data = self.write_lines("in.jsonl", [item([5])])
+        data.chmod(0o644)
+        self.fails("run-batch", "--model", self.folder / "model", "--skip-tokenizer-init", "-i", data, "--threads", 1024,
                    words=["lower --threads"],
                    preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_NPROC, (100, 100)), **options)
 
@@ -242,7 +309,7 @@ class Refusals(Case):
                                ("-n", ("0", "-1", "99999999999")), ("--kv-cache-gib", ("nan", "inf", "-1", "1e30")),
                                ("--kv-memory-fraction", ("nan", "1.5", "-1"))):
             for value in values:
-                self.fails(*self.model("generate", "-p", "x"), f"{option}={value}", code=2, words=[option.strip("-")])
+                self.fails("generate", "-p", "x", "--model", "x", f"{option}={value}", code=2, words=[option.strip("-")])
 
     def test_a_negative_seed_is_a_seed(self):
         texts = {run("generate", "--model", smollm2(), "-p", "Once", "-n", 12, f"--request-seed={seed}").stdout for seed in (-5, -5, -6)}
@@ -259,6 +326,12 @@ class Refusals(Case):
         data = self.write_lines("in.jsonl", [item([5])])
         self.fails(*self.model("run-batch", "-i", data), "--max-model-len", 10 ** 6, words=["--max-model-len"])
         self.fails(*self.model("run-batch", "-i", data), "--kv-cache-gib", 1e-8, words=["--kv-cache-gib"])
+        self.fails(*self.model("run-batch", "-i", data), "--kv-cache-gib", 1e-12, words=["--kv-cache-gib"])
+
+    def test_generate_needs_text(self):
+        self.assertNotIn("--skip-tokenizer-init", run("generate", "--help").stdout)
+        self.fails(*self.model("generate", "-p", "x"), code=2, words=["--skip-tokenizer-init"])
+        self.assertIn("--skip-tokenizer-init", run("run-batch", "--help").stdout)
 
     def test_bench_workloads_that_make_no_sense(self):
         bench = self.model("bench", "throughput")
@@ -266,7 +339,7 @@ class Refusals(Case):
             done = run(*bench, "--input-len", value, "--num-requests", 2, check=False)
             self.assertEqual(done.returncode, 1, done.stderr)
             self.assertIn("--input-len", done.stderr)
-        for option in ("--num-requests=9999999999", "--num-requests=-1", "--range-ratio=nan", "--request-rate=nan", "--request-rate=inf"):
+        for option in ("--num-requests=9999999999", "--num-requests=-1", "--num-requests=0", "--range-ratio=nan", "--request-rate=nan", "--request-rate=inf"):
             self.fails(*bench, option, code=2, words=[option.split("=")[0].strip("-")])
 
     def test_a_report_that_cannot_be_written_is_refused_at_once(self):
@@ -299,13 +372,14 @@ class Refusals(Case):
         self.assertNotIn("stdout", done.stderr)
 
     def test_ctrl_c_stops_the_loading(self):
+        data = self.write_lines("in.jsonl", [item([5])])
         config = json.loads((MODELS / "file_llama_f32" / "config.json").read_text())
         config.update(hidden_size=2048, intermediate_size=8192, num_hidden_layers=24, num_attention_heads=16, num_key_value_heads=16,
                       head_dim=128)
         (self.folder / "config.json").write_text(json.dumps(config))
         for ranks in ("1", "2"):
-            process = subprocess.Popen([NANOFLOW, "generate", "--model", str(self.folder), "--load-format", "dummy", "--tp", ranks,
-                                        "--skip-tokenizer-init", "-p", "x"], stderr=subprocess.PIPE, text=True)
+            process = subprocess.Popen([NANOFLOW, "run-batch", "--model", str(self.folder), "--load-format", "dummy", "--tp", ranks,
+                                        "--skip-tokenizer-init", "-i", str(data)], stderr=subprocess.PIPE, text=True)
             resident_kib = 0
             while resident_kib < 200 << 10:  # of three gigabytes of weights
                 self.assertIsNone(process.poll())
@@ -593,7 +667,8 @@ class Pipelines(Case):
 
 class Malformed(Case):
     def refused(self, folder, *words):
-        done = run("generate", "--model", folder, "--prompt", "x", "-n", 1, "--skip-tokenizer-init", check=False)
+        data = self.write_lines("in.jsonl", [item([5])])
+        done = run("run-batch", "--model", folder, "-i", data, "--skip-tokenizer-init", check=False)
         self.assertEqual(done.returncode, 1, done.stderr)
         lines = done.stderr.strip().splitlines()
         self.assertEqual(len(lines), 1, done.stderr)

@@ -3,7 +3,6 @@
 #include <atomic>
 #include <map>
 #include <optional>
-#include <random>
 #include <string>
 
 #include <gtest/gtest.h>
@@ -15,6 +14,7 @@
 #include "engine/worker_group.h"
 #include "model/config.h"
 #include "model/source.h"
+#include "run_requests.h"
 
 namespace nanoflow {
 namespace {
@@ -100,89 +100,10 @@ class TinyEngine {
   std::unique_ptr<Engine> engine_;
 };
 
-struct Output {
-  std::vector<int32_t> tokens;
-  std::vector<float> logprobs;         // of chosen and top tokens
-  std::vector<float> prompt_logprobs;  // of prompt and top tokens
-  std::optional<FinishReason> finish;
-  bool operator==(const Output&) const = default;
-};
-
-void append(std::vector<float>& out, const std::vector<TokenLogprob>& entries) {
-  for (const TokenLogprob& entry : entries) {
-    out.push_back(entry.logprob);
-    out.push_back(static_cast<float>(entry.rank));
-    for (const TopLogprob& top : entry.top) {
-      out.push_back(static_cast<float>(top.token));
-      out.push_back(top.logprob);
-    }
-  }
-}
-
-/// Runs requests together, `at_once` at a time at most.
-std::map<RequestId, Output> run(Engine& engine, const std::vector<Request>& requests,
-                                size_t at_once) {
-  std::map<RequestId, Output> outputs;
-  const auto events = std::make_shared<EventQueue>();
-  size_t submitted = 0;
-  size_t finished = 0;
-  while (finished < requests.size()) {
-    while (submitted < requests.size() && submitted - finished < at_once) {
-      const auto handle = engine.submit(requests[submitted++], events);
-      EXPECT_TRUE(handle.has_value()) << handle.error().message;
-    }
-    const auto event = events->pop(std::chrono::seconds(60));
-    if (!event) {
-      ADD_FAILURE() << "the engine hangs";
-      break;
-    }
-    Output& output = outputs[event->request_id];
-    output.tokens.insert(output.tokens.end(), event->tokens.begin(), event->tokens.end());
-    append(output.logprobs, event->logprobs);
-    append(output.prompt_logprobs, event->prompt_logprobs);
-    output.finish = event->finish;
-    if (event->finish) ++finished;
-  }
-  return outputs;
-}
-
-/// Greedy and seeded sampling, short and long, with every parameter that travels to the device.
-std::vector<Request> mixed_requests(int count, int64_t max_prompt, int64_t max_output) {
-  std::mt19937 random(5);
-  const auto below = [&](int64_t n) {
-    return static_cast<int64_t>(random() % static_cast<uint32_t>(n));
-  };
-  std::vector<Request> requests;
-  for (int i = 1; i <= count; ++i) {
-    Request request;
-    request.id = static_cast<RequestId>(i);
-    const int64_t prompt = 1 + below(max_prompt);
-    for (int64_t t = 0; t < prompt; ++t) {
-      request.prompt.push_back(static_cast<int32_t>(below(kVocab)));
-    }
-    SamplingParams& p = request.sampling;
-    p.max_tokens = 1 + below(max_output);
-    p.seed = static_cast<uint64_t>(i) * 17;
-    p.temperature = i % 2 == 0 ? 0 : 0.9;
-    if (i % 3 == 0) p.top_k = 20;
-    if (i % 5 == 0) p.top_p = 0.8;
-    if (i % 7 == 0) p.min_p = 0.05;
-    if (i % 4 == 0) p.repetition_penalty = 1.3;
-    if (i % 6 == 0) p.presence_penalty = 0.7, p.frequency_penalty = 0.4;
-    if (i % 8 == 0) p.logit_bias = {{9, 3.0F}, {10, -100.0F}};
-    if (i % 5 == 1) p.min_tokens = *p.max_tokens / 2;
-    if (i % 9 == 0) p.ignore_eos = true;
-    p.logprobs = i % 3;
-    if (i % 10 == 0) p.prompt_logprobs = 2;
-    requests.push_back(std::move(request));
-  }
-  return requests;
-}
-
 std::map<RequestId, Output> run_each_alone(const Variant& setup,
                                            const std::vector<Request>& requests) {
   TinyEngine engine(setup);
-  return run(*engine, requests, 1);
+  return run_requests(*engine, requests, 1);
 }
 
 void expect_equal(const std::map<RequestId, Output>& got, const std::map<RequestId, Output>& want) {
@@ -196,7 +117,7 @@ void expect_equal(const std::map<RequestId, Output>& got, const std::map<Request
 class EngineE2e : public ::testing::TestWithParam<Variant> {};
 
 TEST_P(EngineE2e, MixedRequestsWithPreemptionsEqualEachAlone) {
-  const std::vector<Request> requests = mixed_requests(50, 40, 30);
+  const std::vector<Request> requests = mixed_requests(50, 40, 30, kVocab);
   const Variant& base = GetParam();
   Variant alone = base;
   alone.pipeline = "sequential";
@@ -206,7 +127,7 @@ TEST_P(EngineE2e, MixedRequestsWithPreemptionsEqualEachAlone) {
   Variant tight = base;
   tight.kv_tokens = 180;  // of which one request may need 70
   TinyEngine engine(tight);
-  const auto got = run(*engine, requests, requests.size());
+  const auto got = run_requests(*engine, requests, requests.size());
   expect_equal(got, want);
   engine->drain();
   EXPECT_GT(engine->stats().preemptions, 0);
@@ -251,7 +172,7 @@ void check_ops(const StepRecord& step) {
 class EngineE2eTiming : public ::testing::TestWithParam<Variant> {};
 
 TEST_P(EngineE2eTiming, RecordsAreCompleteAndOrderedAndChangeNothing) {
-  const std::vector<Request> requests = mixed_requests(30, 40, 30);
+  const std::vector<Request> requests = mixed_requests(30, 40, 30, kVocab);
   Variant plain = GetParam();
   plain.timed_step_interval = 0;
   const auto want = run_each_alone(plain, requests);
@@ -263,7 +184,7 @@ TEST_P(EngineE2eTiming, RecordsAreCompleteAndOrderedAndChangeNothing) {
       records.push_back(record);
       busy.add(record);
     });
-    expect_equal(run(*engine, requests, requests.size()), want);
+    expect_equal(run_requests(*engine, requests, requests.size()), want);
     engine->drain();
     steps = engine->stats().steps;
   }
@@ -315,7 +236,7 @@ INSTANTIATE_TEST_SUITE_P(
 // The same request in chunks of any size, and with its prompt scored in several runs of the sample
 // graph, gives the same numbers.
 TEST(EngineE2eScoring, PromptLogprobsDoNotDependOnChunks) {
-  std::vector<Request> requests = mixed_requests(6, 120, 3);
+  std::vector<Request> requests = mixed_requests(6, 120, 3, kVocab);
   for (Request& request : requests) {
     request.sampling.prompt_logprobs = 5;
     request.sampling.temperature = 0;
@@ -325,7 +246,7 @@ TEST(EngineE2eScoring, PromptLogprobsDoNotDependOnChunks) {
   const auto want = run_each_alone({.max_num_batched_tokens = 256}, requests);
   for (const int64_t budget : {16, 37, 200}) {
     TinyEngine engine({.max_num_seqs = 8, .max_num_batched_tokens = budget});
-    const auto got = run(*engine, requests, requests.size());
+    const auto got = run_requests(*engine, requests, requests.size());
     expect_equal(got, want);
     for (const Request& request : requests) {
       // logprob, rank, 5 * (token, logprob) per scored token
@@ -337,22 +258,22 @@ TEST(EngineE2eScoring, PromptLogprobsDoNotDependOnChunks) {
 // A generated token's logprob is the one that scoring the whole text gives.
 TEST(EngineE2eScoring, ScoringTheOutputGivesItsLogprobs) {
   TinyEngine engine(Variant{});
-  Request request = mixed_requests(1, 20, 1)[0];
+  Request request = mixed_requests(1, 20, 1, kVocab)[0];
   request.sampling = {.max_tokens = 12, .temperature = 0, .logprobs = 0, .ignore_eos = true};
-  const Output first = run(*engine, {request}, 1).begin()->second;
+  const Output first = run_requests(*engine, {request}, 1).begin()->second;
   ASSERT_EQ(first.tokens.size(), 12u);
   Request scored = request;
   scored.prompt.insert(scored.prompt.end(), first.tokens.begin(), first.tokens.end());
   scored.sampling = {.max_tokens = 0, .prompt_logprobs = 0};
-  const Output second = run(*engine, {scored}, 1).begin()->second;
+  const Output second = run_requests(*engine, {scored}, 1).begin()->second;
   const std::vector<float> tail(second.prompt_logprobs.end() - 24, second.prompt_logprobs.end());
   EXPECT_EQ(tail, first.logprobs);
 }
 
 TEST(EngineE2eFast, FastKernelsServeEverything) {
-  const std::vector<Request> requests = mixed_requests(30, 40, 20);
+  const std::vector<Request> requests = mixed_requests(30, 40, 20, kVocab);
   TinyEngine engine({.kv_tokens = 200, .reference = false});
-  const auto got = run(*engine, requests, requests.size());
+  const auto got = run_requests(*engine, requests, requests.size());
   for (const Request& request : requests) {
     const Output& output = got.at(request.id);
     ASSERT_TRUE(output.finish.has_value());
@@ -437,7 +358,7 @@ TEST(EngineE2eStart, AGroupThatIsAbortedFailsItsRequests) {
     return working(communicator);
   };
   Engine engine(config, make_worker_group(config, model, *source, factory, logger), clock, logger);
-  Request request = mixed_requests(1, 20, 1)[0];
+  Request request = mixed_requests(1, 20, 1, kVocab)[0];
   request.sampling = {.max_tokens = 200, .ignore_eos = true};
   const auto handle = engine.submit(request);
   ASSERT_TRUE(handle.has_value());

@@ -111,17 +111,6 @@ void HubTest::TearDownTestSuite() {
   hub_ = nullptr;
 }
 
-HubTest::HubTest() {
-  std::string name = (std::filesystem::temp_directory_path() / "nanoflow_hub_XXXXXX").string();
-  if (::mkdtemp(name.data()) == nullptr) throw std::runtime_error("mkdtemp");
-  cache_ = name;
-}
-
-HubTest::~HubTest() {
-  std::error_code error;
-  std::filesystem::remove_all(cache_, error);
-}
-
 void HubTest::serve_model(int64_t bytes, const std::string& faults, const std::string& more) {
   hub().control(fmt::format(
       R"({{"reset": true, "faults": {}, "repos": {{"org/model": {{"files": {{

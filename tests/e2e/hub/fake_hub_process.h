@@ -11,6 +11,7 @@
 
 #include "base/json.h"
 #include "base/log.h"
+#include "base/test_folder.h"
 #include "formats/hub.h"
 
 namespace nanoflow {
@@ -53,9 +54,6 @@ class HubTest : public ::testing::Test {
   static void TearDownTestSuite();
 
  protected:
-  HubTest();
-  ~HubTest() override;
-
   FakeHub& hub() { return *hub_; }
   /// Repository "org/model": config.json, a tokenizer, and model.safetensors of `bytes` noise.
   void serve_model(int64_t bytes, const std::string& faults = "[]", const std::string& more = "");
@@ -74,7 +72,8 @@ class HubTest : public ::testing::Test {
   /// Names below blobs/ that are no finished blob.
   std::vector<std::string> leftovers();
 
-  std::filesystem::path cache_;
+  const TestFolder folder_;
+  const std::filesystem::path cache_ = folder_.path();
   Logger logger_{LogLevel::kOff};
 
  private:

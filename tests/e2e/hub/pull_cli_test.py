@@ -105,7 +105,8 @@ class Pull(unittest.TestCase):
         self.world.control({"reset": True, "repos": {"org/model": {"files": files}}})
         for _ in range(2):
             done = self.run_nanoflow("inspect", "org/model")
-            self.assertEqual(done.returncode, 0, done.stderr)
+            self.assertEqual(done.returncode, 1, done.stderr)  # it has come, but is no whole checkpoint
+            self.assertIn("has no tensor model.embed_tokens.weight", done.stderr)
             self.assertIn("LlamaForCausalLM", done.stdout)
             self.assertIn("F32", done.stdout)
         self.assertEqual(len([entry for entry in self.world.log if "/api/" in entry["path"]]), 1)

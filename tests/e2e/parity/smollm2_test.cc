@@ -58,6 +58,30 @@ class SmolLM2 : public testing::Test {
     config = read_model_config(path);
     source = open_checkpoint(path, config);
   }
+
+  /// Greedy tokens must be the golden ones, except where the golden margin is below the bound.
+  void check_teacher_forced(const SequentialOptions& options) {
+    SequentialModel runner(config, *source, options);
+    int64_t steps = 0, near_ties = 0;
+    for (const Continuation& c : read_continuations()) {
+      std::vector<int32_t> ids = c.prompt;
+      ids.insert(ids.end(), c.tokens.begin(), c.tokens.end() - 1);
+      const std::vector<float> logits = runner.step({}, {{0, 0, ids}});
+      for (size_t i = 0; i < c.tokens.size(); ++i) {
+        const auto row = static_cast<int64_t>(c.prompt.size() - 1 + i);
+        const Best best = best_of(logits, row, config.vocab_size);
+        ++steps;
+        if (best.token == c.tokens[i]) continue;
+        ++near_ties;
+        EXPECT_LT(c.margins[i], 2 * logits_bound(config, options.act, best.logit))
+            << "step " << i << ": " << best.token << " instead of " << c.tokens[i];
+      }
+    }
+    fmt::print("{}: {} near-ties in {} steps\n", dtype_name(options.act), near_ties, steps);
+    // The golden tokens are float32's: bfloat16 alone moves 13 of the 1280 on a CPU.
+    EXPECT_LE(near_ties, options.act == DType::kF32 ? steps / 100 : steps / 50);
+  }
+
   ModelConfig config;
   std::unique_ptr<CheckpointSource> source;
 };
@@ -75,24 +99,19 @@ TEST_F(SmolLM2, ConfigurationIsThePublishedOne) {
 
 /// Every step of every continuation, given the golden tokens before it.
 TEST_F(SmolLM2, TeacherForcedGreedyTokensAreTransformers) {
-  SequentialModel runner(config, *source, {.reference_kernels = false, .threads = 2});
-  int64_t steps = 0, near_ties = 0;
-  for (const Continuation& c : read_continuations()) {
-    std::vector<int32_t> ids = c.prompt;
-    ids.insert(ids.end(), c.tokens.begin(), c.tokens.end() - 1);
-    const std::vector<float> logits = runner.step({}, {{0, 0, ids}});
-    for (size_t i = 0; i < c.tokens.size(); ++i) {
-      const auto row = static_cast<int64_t>(c.prompt.size() - 1 + i);
-      const Best best = best_of(logits, row, config.vocab_size);
-      ++steps;
-      if (best.token == c.tokens[i]) continue;
-      ++near_ties;
-      EXPECT_LT(c.margins[i], 2 * logits_bound(config, DType::kF32, best.logit))
-          << "step " << i << ": " << best.token << " instead of " << c.tokens[i];
-    }
-  }
-  RecordProperty("near_ties", fmt::format("{} of {}", near_ties, steps));
-  EXPECT_LE(near_ties, steps / 100);
+  check_teacher_forced({.reference_kernels = false, .threads = 2});
+}
+
+TEST_F(SmolLM2, TeacherForcedGreedyTokensInBfloat16) {
+  check_teacher_forced({.act = DType::kBF16, .reference_kernels = false, .threads = 2});
+}
+
+TEST_F(SmolLM2, TeacherForcedOnTheGpu) {
+  const char* device = std::getenv("NANOFLOW_TEST_DEVICE");
+  if (device == nullptr || std::string(device) != "cuda")
+    GTEST_SKIP() << "NANOFLOW_TEST_DEVICE is not cuda";
+  for (const DType act : {DType::kF32, DType::kBF16, DType::kF16})
+    check_teacher_forced({.act = act, .cuda = true});
 }
 
 /// Decoding token by token, all sequences in one batch, until a tie could part them.

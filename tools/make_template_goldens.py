@@ -6,6 +6,7 @@ hand with a Python that has transformers and jinja2; the tests need only the wri
 """
 
 import argparse
+import datetime
 import json
 import pathlib
 import warnings
@@ -18,8 +19,15 @@ from template_snippets import SNIPPETS
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 TOKENS = {"bos_token": "<s>", "eos_token": "</s>", "unk_token": "<unk>"}
-# Dates come from the clock; these templates take theirs as a variable.
+# Some templates take today's date as a variable, others ask the clock: noon, so that every time zone has the same day.
 DATES = {"date_string": "26 Jul 2024"}
+NOW = datetime.datetime(2026, 11, 23, 12, tzinfo=datetime.timezone.utc)
+
+
+class FrozenClock(datetime.datetime):
+    @classmethod
+    def now(cls, tz=None):
+        return NOW.astimezone(tz).replace(tzinfo=tz)
 
 TOOLS = [
     {
@@ -159,6 +167,7 @@ def make_chats(folder):
         "made_with": f"transformers {transformers.__version__}",
         "special_tokens": TOKENS,
         "kwargs": DATES,
+        "now": int(NOW.timestamp()),
         "inputs": inputs,
         "templates": results,
     }
@@ -171,6 +180,7 @@ def main():
     args = parser.parse_args()
     args.out.mkdir(parents=True, exist_ok=True)
     warnings.filterwarnings("ignore")
+    chat_template_utils.datetime = FrozenClock
     for name, content in (("snippets", make_snippets()), ("chats", make_chats(args.templates))):
         text = json.dumps(content, ensure_ascii=False, indent=None, separators=(",", ":"))
         # One case a line keeps diffs readable.

@@ -72,6 +72,8 @@ class Completion {
   [[nodiscard]] std::optional<Error> error() const;
 
   [[nodiscard]] const std::vector<Choice>& choices() const { return choices_; }
+  [[nodiscard]] const TextModel& model() const { return *model_; }
+  [[nodiscard]] const std::string& response_id() const { return response_id_; }
   [[nodiscard]] const OpenAiRequest& request() const { return request_; }
   [[nodiscard]] const std::vector<EncodedPrompt>& prompts() const { return prompts_; }
   [[nodiscard]] int64_t prompt_tokens() const;

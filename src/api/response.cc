@@ -70,6 +70,8 @@ Json error_body(const Error& error, int* status) {
       case ErrorCode::kContextTooLong: return {400, "BadRequestError"};
       case ErrorCode::kNotFound: return {404, "NotFoundError"};
       case ErrorCode::kResourceExhausted: return {503, "ServiceUnavailableError"};
+      case ErrorCode::kUnavailable: return {503, "ServiceUnavailableError"};
+      case ErrorCode::kDeadlineExceeded: return {504, "TimeoutError"};
       case ErrorCode::kCancelled: return {499, "RequestCancelledError"};
       case ErrorCode::kInternal: return {500, "InternalServerError"};
     }

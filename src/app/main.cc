@@ -59,11 +59,13 @@ int main(int argc, char** argv) {
   app.option_defaults()->multi_option_policy(CLI::MultiOptionPolicy::TakeLast);
   app.footer(
       "Examples:\n"
+      "  nanoflow serve --model ./Llama-3-8B-Instruct --port 8000\n"
       "  nanoflow generate --model ./SmolLM2 --prompt \"The capital of France is\"\n"
       "  nanoflow run-batch -i prompts.jsonl -o answers.jsonl --model model.gguf\n"
       "  nanoflow bench throughput --model ./Llama-3-8B --input-len 1024 --output-len 512\n"
       "\"nanoflow COMMAND --help\" shows a command's options and examples.");
   nanoflow::Command command;
+  nanoflow::add_serve(app, command);
   nanoflow::add_generate(app, command);
   nanoflow::add_run_batch(app, command);
   nanoflow::add_bench(app, command);

@@ -17,7 +17,8 @@ namespace nanoflow {
 struct ModelOptions {
   std::string model;  ///< folder, .gguf file, or hub id "org/name"
   std::string revision = "main";
-  std::string tokenizer;  ///< folder or .gguf; "": the model's own
+  std::string served_name;  ///< of the model in answers; "": its own
+  std::string tokenizer;    ///< folder or .gguf; "": the model's own
   bool skip_tokenizer_init = false;
   std::string chat_template;         ///< built-in name or file; "": the model's own
   std::string load_format = "auto";  ///< auto | dummy

@@ -192,6 +192,10 @@ std::filesystem::path resolve_model(const ModelOptions& options) {
   return model_in_folder(pull_model(options.model, options.revision));
 }
 
+std::string served_model_name(const ModelOptions& options) {
+  return file_exists(options.model) ? model_name(options, resolve_model(options)) : options.model;
+}
+
 ServingStack ServingStack::load(const ModelOptions& options) {
   ServingStack stack;
   stack.logger_ = std::make_unique<Logger>(options.verbose ? LogLevel::kDebug : LogLevel::kWarning);
@@ -208,7 +212,7 @@ ServingStack ServingStack::load(const ModelOptions& options) {
   if (!choice.is_cuda)
     check_weights_fit(stack.engine_config_, stack.model_config_, device_info(choice).free_bytes);
   stack.text_ = std::make_unique<TextModel>();
-  stack.text_->name = model_name(options, path);
+  stack.text_->name = options.served_name.empty() ? model_name(options, path) : options.served_name;
   stack.text_->defaults = sampling_defaults(stack.model_config_.generation);
   load_text(options, path, *stack.text_);
 

@@ -22,6 +22,10 @@ namespace nanoflow {
 /// downloaded. Throws ConfigError when it is nothing of these, NetworkError when a download fails.
 std::filesystem::path resolve_model(const ModelOptions& options);
 
+/// The model's name in answers: its hub id, or that of its folder or file. Throws as resolve_model
+/// does where the model is a folder.
+std::string served_model_name(const ModelOptions& options);
+
 /// DType of "bfloat16", "float16", "float32"; nullopt for "auto".
 std::optional<DType> parse_dtype(const std::string& name);
 

@@ -17,7 +17,9 @@ enum class ErrorCode : uint8_t {
   kUnsupported,        ///< well-formed, but this build or model cannot do it (400)
   kNotFound,           ///< names something that does not exist (404)
   kContextTooLong,     ///< prompt + output do not fit the model's context (400)
-  kResourceExhausted,  ///< queue or limit reached, try again later (429/503)
+  kResourceExhausted,  ///< queue or limit reached, try again later (503)
+  kUnavailable,        ///< not now: shutting down (503)
+  kDeadlineExceeded,   ///< took longer than it may (504)
   kCancelled,          ///< the client went away or asked to stop
   kInternal,           ///< the engine failed while serving it (500)
 };

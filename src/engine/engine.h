@@ -71,8 +71,8 @@ class Engine {
 
   /// Queues a request; any thread, never blocks. Events go to `events`, or to a queue of its own.
   /// Fails with kInvalidArgument (a field, or an id in flight), kContextTooLong (naming both
-  /// numbers), kResourceExhausted (queue full: try again later), kInternal (engine failed or is
-  /// shutting down).
+  /// numbers), kResourceExhausted (queue full: try again later), kInternal (engine failed),
+  /// kUnavailable (it is shutting down).
   [[nodiscard]] Result<RequestHandle> submit(Request request,
                                              std::shared_ptr<EventQueue> events = nullptr);
   /// Waits until the submit queue has room, at most `timeout`. False: still full, or submit would

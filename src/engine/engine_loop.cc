@@ -60,7 +60,7 @@ Result<void> EngineLoop::check_acceptance(RequestId id) const {
   if (!failure_.empty()) {
     return fail(ErrorCode::kInternal, "the engine has failed: " + failure_);
   }
-  if (mode_ != Mode::kServing) return fail(ErrorCode::kInternal, "the engine is shutting down");
+  if (mode_ != Mode::kServing) return fail(ErrorCode::kUnavailable, "the engine is shutting down");
   if (id != 0 && live_.count(id) > 0) {
     return fail(ErrorCode::kInvalidArgument, fmt::format("request {} is in flight already", id),
                 "id");

@@ -45,10 +45,10 @@ HttpFailure failure_of(CURLcode code) {
 
 /// What one transfer's callbacks share.
 struct Exchange {
-  const HttpRequest& request;
-  const HttpOptions& options;
+  const HubRequest& request;
+  const HubHttpOptions& options;
   CURL* curl;
-  HttpResponse response;
+  HubResponse response;
   std::exception_ptr thrown;
 };
 
@@ -127,24 +127,24 @@ struct HttpSession::Handle {
   std::array<char, CURL_ERROR_SIZE> error{};
 };
 
-std::string HttpResponse::header(std::string_view name) const {
+std::string HubResponse::header(std::string_view name) const {
   const auto found = headers.find(name);
   return found == headers.end() ? std::string() : found->second;
 }
 
-bool HttpResponse::retryable() const {
+bool HubResponse::retryable() const {
   if (failure == HttpFailure::kConnect || failure == HttpFailure::kTransfer) return true;
   return failure == HttpFailure::kNone && (status == 408 || status == 429 || status >= 500);
 }
 
-std::string HttpResponse::what() const {
+std::string HubResponse::what() const {
   if (failure != HttpFailure::kNone) return reason;
   const std::string detail = header("x-error-message");
   return detail.empty() ? fmt::format("HTTP {}", status)
                         : fmt::format("HTTP {}: {}", status, detail);
 }
 
-HttpSession::HttpSession(HttpOptions options)
+HttpSession::HttpSession(HubHttpOptions options)
     : options_(std::move(options)), handle_(std::make_unique<Handle>()) {
   start_curl();
   handle_->curl = curl_easy_init();
@@ -155,7 +155,7 @@ HttpSession::~HttpSession() {
   curl_easy_cleanup(handle_->curl);
 }
 
-HttpResponse HttpSession::perform(const HttpRequest& request) {
+HubResponse HttpSession::perform(const HubRequest& request) {
   CURL* const curl = handle_->curl;
   curl_easy_reset(curl);  // keeps connections
   Exchange exchange{
@@ -196,7 +196,7 @@ HttpResponse HttpSession::perform(const HttpRequest& request) {
 
   const CURLcode code = curl_easy_perform(curl);
   if (exchange.thrown) std::rethrow_exception(exchange.thrown);
-  HttpResponse response = std::move(exchange.response);
+  HubResponse response = std::move(exchange.response);
   long status = 0;
   curl_easy_getinfo(curl, CURLINFO_RESPONSE_CODE, &status);
   response.status = static_cast<int>(status);
@@ -212,10 +212,10 @@ HttpResponse HttpSession::perform(const HttpRequest& request) {
   return response;
 }
 
-HttpResponse HttpSession::follow(HttpRequest request,
-                                 const std::function<bool(const HttpResponse&)>& stop) {
+HubResponse HttpSession::follow(HubRequest request,
+                                const std::function<bool(const HubResponse&)>& stop) {
   for (int hop = 0;; ++hop) {
-    HttpResponse response = perform(request);
+    HubResponse response = perform(request);
     if (response.failure != HttpFailure::kNone || response.location.empty() ||
         (stop && stop(response)))
       return response;

@@ -24,12 +24,12 @@ enum class HttpFailure : uint8_t {
   kTransfer,   ///< lost, stalled or cut short
 };
 
-struct HttpResponse {
+struct HubResponse {
   HttpFailure failure = HttpFailure::kNone;
   std::string reason;  ///< for a person, when failure is set
   int status = 0;
   std::map<std::string, std::string, std::less<>> headers;  ///< names in lower case
-  std::string body;      ///< at most HttpRequest::max_body_bytes; empty when on_body took it
+  std::string body;      ///< at most HubRequest::max_body_bytes; empty when on_body took it
   std::string location;  ///< absolute URL of a redirect, else ""
   int64_t retry_after_s = 0;
 
@@ -42,17 +42,17 @@ struct HttpResponse {
   [[nodiscard]] std::string what() const;
 };
 
-struct HttpRequest {
+struct HubRequest {
   std::string url;
   bool head = false;
   std::vector<std::string> headers;  ///< "Name: value"
   /// Takes the body of a 200 or 206 as it comes; status and headers are known by then. False stops
   /// the transfer (kStopped). May throw: the transfer stops and perform() throws the same.
-  std::function<bool(const HttpResponse&, std::span<const std::byte>)> on_body;
+  std::function<bool(const HubResponse&, std::span<const std::byte>)> on_body;
   int64_t max_body_bytes = int64_t{64} << 20;
 };
 
-struct HttpOptions {
+struct HubHttpOptions {
   std::string origin;  ///< URL; the token goes to its scheme, host and port only
   std::string token;
   std::string ca_bundle;
@@ -64,21 +64,20 @@ struct HttpOptions {
 /// A connection that is kept between requests. For one thread at a time.
 class HttpSession {
  public:
-  explicit HttpSession(HttpOptions options);
+  explicit HttpSession(HubHttpOptions options);
   ~HttpSession();
   HttpSession(const HttpSession&) = delete;
   HttpSession& operator=(const HttpSession&) = delete;
 
   /// One request, no redirect followed. Throws only what on_body throws.
-  HttpResponse perform(const HttpRequest& request);
+  HubResponse perform(const HubRequest& request);
   /// As perform(), following at most five redirects; `stop` says of a redirect that it is the
   /// answer. A redirect from https to http is refused (kBadUrl).
-  HttpResponse follow(HttpRequest request,
-                      const std::function<bool(const HttpResponse&)>& stop = {});
+  HubResponse follow(HubRequest request, const std::function<bool(const HubResponse&)>& stop = {});
 
  private:
   struct Handle;
-  HttpOptions options_;
+  HubHttpOptions options_;
   std::unique_ptr<Handle> handle_;
 };
 

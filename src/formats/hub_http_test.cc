@@ -39,18 +39,18 @@ TEST(HubHttp, BackoffCanBeCancelled) {
 
 TEST(HubHttp, WhatMayHelpToTryAgain) {
   for (const int status : {408, 429, 500, 502, 503, 504})
-    EXPECT_TRUE(HttpResponse{.status = status}.retryable()) << status;
+    EXPECT_TRUE(HubResponse{.status = status}.retryable()) << status;
   for (const int status : {200, 206, 302, 400, 401, 403, 404, 416})
-    EXPECT_FALSE(HttpResponse{.status = status}.retryable()) << status;
-  EXPECT_TRUE(HttpResponse{.failure = HttpFailure::kConnect}.retryable());
-  EXPECT_FALSE((HttpResponse{.failure = HttpFailure::kTls, .status = 503}.retryable()));
+    EXPECT_FALSE(HubResponse{.status = status}.retryable()) << status;
+  EXPECT_TRUE(HubResponse{.failure = HttpFailure::kConnect}.retryable());
+  EXPECT_FALSE((HubResponse{.failure = HttpFailure::kTls, .status = 503}.retryable()));
 }
 
 TEST(HubHttp, NobodyListens) {
   HttpSession session({.origin = "http://127.0.0.1:1"});
-  HttpRequest request;
+  HubRequest request;
   request.url = "http://127.0.0.1:1/";
-  const HttpResponse response = session.perform(request);
+  const HubResponse response = session.perform(request);
   EXPECT_EQ(response.failure, HttpFailure::kConnect);
   EXPECT_FALSE(response.reason.empty());
   request.url = "file:///etc/passwd";

@@ -33,7 +33,7 @@ std::string etag_file_name(std::string etag) {
   return safe ? etag : std::string();
 }
 
-HttpOptions HubRemote::session_options(std::function<bool()> cancelled) const {
+HubHttpOptions HubRemote::session_options(std::function<bool()> cancelled) const {
   return {.origin = settings_.endpoint,
           .token = settings_.token,
           .ca_bundle = settings_.ca_bundle,
@@ -48,9 +48,9 @@ HubListing HubRemote::list(HttpSession& session, int max_attempts,
                                       repo_id_, url_encode_path(revision_, true));
   Backoff backoff(max_attempts, settings_.retry_delay_ms, cancelled);
   for (;;) {
-    HttpRequest request;
+    HubRequest request;
     request.url = url;
-    const HttpResponse response = session.follow(std::move(request));
+    const HubResponse response = session.follow(std::move(request));
     if (response.ok()) return parse_hub_listing(response.body, url);
     if (!response.retryable() || !backoff.wait(response.retry_after_s)) {
       if (cancelled && cancelled()) throw_interrupted();
@@ -66,13 +66,13 @@ ResolvedFile HubRemote::resolve(HttpSession& session, const std::string& commit,
                                         url_encode_path(name));
   Backoff backoff(settings_.max_attempts, settings_.retry_delay_ms, cancelled);
   for (;;) {
-    HttpRequest request;
+    HubRequest request;
     request.url = first;
     request.head = true;
     std::string asked = first;
     // Renamed repositories redirect within the hub; the answer that counts is the one that tells
     // the etag, even if it points elsewhere for the content.
-    const HttpResponse response = session.follow(request, [&](const HttpResponse& hop) {
+    const HubResponse response = session.follow(request, [&](const HubResponse& hop) {
       if (!hop.header("x-linked-etag").empty()) return true;
       asked = hop.location;
       return false;
@@ -107,7 +107,7 @@ void HubRemote::throw_interrupted() const {
       fmt::format("download of {} interrupted: run the same command again to go on", repo_id_));
 }
 
-void HubRemote::throw_no_access(const HttpResponse& response, const std::string& what) const {
+void HubRemote::throw_no_access(const HubResponse& response, const std::string& what) const {
   const bool gated = response.header("x-error-code") == "GatedRepo" || response.status == 403;
   const std::string page = fmt::format("{}/{}", settings_.endpoint, repo_id_);
   if (gated)
@@ -123,7 +123,7 @@ void HubRemote::throw_no_access(const HttpResponse& response, const std::string&
       settings_.token.empty() ? "" : " (the token that is set is not accepted)"));
 }
 
-void HubRemote::throw_answer(const HttpResponse& response, const std::string& what) const {
+void HubRemote::throw_answer(const HubResponse& response, const std::string& what) const {
   switch (response.failure) {
     case HttpFailure::kCancelled: throw_interrupted();
     case HttpFailure::kTls:

@@ -34,7 +34,7 @@ class HubRemote {
       : settings_(settings), repo_id_(std::move(repo_id)), revision_(std::move(revision)) {}
 
   /// Options of a session with this endpoint.
-  [[nodiscard]] HttpOptions session_options(std::function<bool()> cancelled) const;
+  [[nodiscard]] HubHttpOptions session_options(std::function<bool()> cancelled) const;
 
   /// The repository's files at the revision. `max_attempts` bounds the tries.
   /// Throws HubUnavailable, NetworkError.
@@ -48,11 +48,11 @@ class HubRemote {
 
   /// Throws what the final answer `response` to a request for `what` (the repository or a file)
   /// means.
-  [[noreturn]] void throw_answer(const HttpResponse& response, const std::string& what) const;
+  [[noreturn]] void throw_answer(const HubResponse& response, const std::string& what) const;
 
  private:
   [[noreturn]] void throw_interrupted() const;
-  [[noreturn]] void throw_no_access(const HttpResponse& response, const std::string& what) const;
+  [[noreturn]] void throw_no_access(const HubResponse& response, const std::string& what) const;
 
   const HubSettings& settings_;
   std::string repo_id_;

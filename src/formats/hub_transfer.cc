@@ -222,7 +222,7 @@ HubTransfer::PartEnd HubTransfer::fetch_part(HttpSession& session, File& file, s
   while (parts.done(part) < parts.length(part)) {
     const std::string url = url_of(file);
     bool range_ignored = false;
-    const HttpResponse response = request_part(session, file, part, url, range_ignored);
+    const HubResponse response = request_part(session, file, part, url, range_ignored);
     if (range_ignored) return PartEnd::kRangeIgnored;
     if (parts.done(part) == parts.length(part)) break;
     if (response.failure == HttpFailure::kCancelled || stopped()) throw_interrupted();
@@ -243,17 +243,17 @@ HubTransfer::PartEnd HubTransfer::fetch_part(HttpSession& session, File& file, s
   return PartEnd::kComplete;
 }
 
-HttpResponse HubTransfer::request_part(HttpSession& session, File& file, size_t part,
-                                       const std::string& url, bool& range_ignored) {
+HubResponse HubTransfer::request_part(HttpSession& session, File& file, size_t part,
+                                      const std::string& url, bool& range_ignored) {
   PartFile& parts = *file.parts;
-  HttpRequest request;
+  HubRequest request;
   request.url = url;
   const int64_t from = parts.begin(part) + parts.done(part);
   const int64_t to = parts.begin(part) + parts.length(part) - 1;
   if (from > 0 || to + 1 < file.entry.size)
     request.headers.push_back(fmt::format("Range: bytes={}-{}", from, to));
   bool started = false;
-  request.on_body = [&](const HttpResponse& response, std::span<const std::byte> bytes) {
+  request.on_body = [&](const HubResponse& response, std::span<const std::byte> bytes) {
     if (!started) check_served_etag(file, response);
     if (!started && !accept_start(file, part, response)) {
       range_ignored = true;
@@ -266,14 +266,14 @@ HttpResponse HubTransfer::request_part(HttpSession& session, File& file, size_t 
     meter_.received(static_cast<int64_t>(taken));
     return taken == bytes.size();  // a server that sends more than was asked is not heard out
   };
-  HttpResponse response = session.follow(request);
+  HubResponse response = session.follow(request);
   parts.note(part);
   return response;
 }
 
 /// Parts of two contents must not be mixed. Where a checksum is known it decides at the end, as
 /// mirrors may name the same content differently.
-void HubTransfer::check_served_etag(File& file, const HttpResponse& response) {
+void HubTransfer::check_served_etag(File& file, const HubResponse& response) {
   if (has_checksum(file)) return;
   const std::string served = etag_file_name(response.header("etag"));
   const std::lock_guard lock(file.url_mutex);
@@ -284,7 +284,7 @@ void HubTransfer::check_served_etag(File& file, const HttpResponse& response) {
 
 /// Whether the body that begins is the range that was asked for. False: the whole file comes
 /// instead, and other parts are under way. Throws NetworkError when it is something else.
-bool HubTransfer::accept_start(File& file, size_t part, const HttpResponse& response) {
+bool HubTransfer::accept_start(File& file, size_t part, const HubResponse& response) {
   PartFile& parts = *file.parts;
   const int64_t from = parts.begin(part) + parts.done(part);
   if (response.status == 206) {
@@ -372,7 +372,7 @@ void HubTransfer::throw_interrupted() {
       format_bytes(static_cast<double>(progress.bytes_total))));
 }
 
-void HubTransfer::throw_given_up(const File& file, const HttpResponse& response) {
+void HubTransfer::throw_given_up(const File& file, const HubResponse& response) {
   if (stopped()) throw_interrupted();
   throw NetworkError(
       fmt::format("{} of {}: gave up after {} tries in a row without a byte ({}); what has arrived "

@@ -81,20 +81,20 @@ class HubTransfer {
   void finish(File& file);
   void fetch(HttpSession& session, File& file, size_t part);
   PartEnd fetch_part(HttpSession& session, File& file, size_t part);
-  HttpResponse request_part(HttpSession& session, File& file, size_t part, const std::string& url,
-                            bool& range_ignored);
-  bool accept_start(File& file, size_t part, const HttpResponse& response);
+  HubResponse request_part(HttpSession& session, File& file, size_t part, const std::string& url,
+                           bool& range_ignored);
+  bool accept_start(File& file, size_t part, const HubResponse& response);
   void renew_url(HttpSession& session, File& file, const std::string& expired);
   std::string url_of(File& file);
   void complete(File& file);
   bool verify(File& file);
   void restart(File& file, int64_t part_bytes);
-  void check_served_etag(File& file, const HttpResponse& response);
+  void check_served_etag(File& file, const HubResponse& response);
   [[nodiscard]] static bool has_checksum(const File& file);
   [[nodiscard]] bool stopped() const;
   [[noreturn]] void throw_changed(const File& file);
   [[noreturn]] void throw_interrupted();
-  [[noreturn]] void throw_given_up(const File& file, const HttpResponse& response);
+  [[noreturn]] void throw_given_up(const File& file, const HubResponse& response);
 
   Job job_;
   TransferMeter& meter_;

@@ -95,9 +95,9 @@ struct HttpOptions {
   int64_t max_buffered_bytes = int64_t{4} << 20;
   std::chrono::milliseconds header_timeout{10'000};  ///< from a head's first byte (or the
                                                      ///< connection's start) to its end: 408
-  std::chrono::milliseconds body_timeout{60'000};   ///< for the whole body: 408
-  std::chrono::milliseconds idle_timeout{75'000};   ///< between requests: closed in silence
-  std::chrono::milliseconds write_timeout{30'000};  ///< without any byte taken: cut off
+  std::chrono::milliseconds body_timeout{60'000};    ///< for the whole body: 408
+  std::chrono::milliseconds idle_timeout{75'000};    ///< between requests: closed in silence
+  std::chrono::milliseconds write_timeout{30'000};   ///< without any byte taken: cut off
   std::string tls_certificate;  ///< file of a PEM chain; "" with tls_key "": plain HTTP
   std::string tls_key;
 };

@@ -170,7 +170,8 @@ void HttpConnection::hand_over() {
   loop_->shared().handler.handle(std::move(request), make_exchange(shared_from_this()));
 }
 
-void HttpConnection::refuse(int status, const std::string& message) {
+// `message` by value: it may come from the parser, which goes first.
+void HttpConnection::refuse(int status, std::string message) {
   HttpShared& shared = loop_->shared();
   if (status != 503) shared.malformed += 1;
   parser_.reset();

@@ -11,6 +11,7 @@ namespace nanoflow {
 namespace {
 
 using namespace std::chrono_literals;
+using namespace std::string_literals;
 
 HttpOptions small_limits() {
   HttpOptions options;
@@ -32,8 +33,8 @@ TEST(HttpLimits, WhatIsMalformedIsRefusedAndClosed) {
   const std::string chunked = "POST / HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n";
   const std::vector<std::pair<std::string, std::string>> cases = {
       {"400", "hello world\r\n\r\n"},
-      {"400", std::string("GET / HTTP/1.1\r\nHost: x\r\nA: \0b\r\n\r\n", 36)},
-      {"400", std::string("GE\0T / HTTP/1.1\r\nHost: x\r\n\r\n", 28)},
+      {"400", "GET / HTTP/1.1\r\nHost: x\r\nA: \0b\r\n\r\n"s},
+      {"400", "GE\0T / HTTP/1.1\r\nHost: x\r\n\r\n"s},
       {"400", "\x16\x03\x01\x02\x01\x01\x01\xfc\x03\x03 a TLS hello\r\n\r\n"},
       {"400", "GET / HTTP/1.1\r\n\r\n"},
       {"400", "GET / HTTP/1.1\r\n" + host + host + "\r\n"},

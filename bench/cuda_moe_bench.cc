@@ -351,7 +351,8 @@ class Bench {
 
   void grouped() {
     std::printf("-- experts: Mixtral 8x7B, top 2\n");
-    for (const int64_t tokens : {1, 8, 32, 64, 128, 256, 512, 1024, 2048, 4096}) {
+    for (const int64_t tokens :
+         {1, 8, 32, 64, 128, 192, 256, 384, 512, 594, 768, 1024, 2048, 4096}) {
       for (const bool up : {true, false}) {
         Product p{.rows = tokens * 2,
                   .n = up ? 28672 : 4096,

@@ -32,8 +32,12 @@ class MoeOps : public testing::Test {
   }
 
   void check_grouped(const MoeShape& s, int64_t n, int64_t k, DType dtype, bool gather) {
+    check_grouped(s, choices(s), n, k, dtype, gather);
+  }
+
+  void check_grouped(const MoeShape& s, const HostTensor& ids, int64_t n, int64_t k, DType dtype,
+                     bool gather) {
     const int64_t pairs = s.rows * s.choices;
-    const HostTensor ids = choices(s);
     auto [order, offsets] = sorted(s, ids);
     Case c;
     c.weights = {{random.normals(dtype, s.experts * n, k), WeightUse::kExperts, s.experts}};
@@ -145,6 +149,27 @@ TEST_F(MoeOps, GroupedGemm) {
     for (const DType dtype : {DType::kF32, DType::kBF16, DType::kF16})
       for (const bool gather : {true, false})
         for (const MoeShape& s : shapes) check_grouped(s, n, k, dtype, gather);
+}
+
+/// Sizes around those at which tiles of tokens begin, change their width and end.
+TEST_F(MoeOps, GroupedGemmOfUnequalExperts) {
+  const std::vector<std::vector<int64_t>> sizes = {
+      {0, 1, 7, 63, 64, 65, 127, 128, 129, 0},
+      {148, 200, 255, 0, 256, 257, 500, 1},
+      {0, 0, 700, 0, 16, 33},
+      {0, 500, 1, 0, 65, 64, 63, 0, 17, 16, 15, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1}};
+  for (const std::vector<int64_t>& counts : sizes) {
+    MoeShape s{0, static_cast<int64_t>(counts.size()), 1, 0};
+    for (const int64_t count : counts) s.rows += count;
+    s.live = s.rows;
+    HostTensor ids(DType::kI32, s.rows, 1);
+    int64_t row = 0;
+    for (size_t e = 0; e < counts.size(); ++e)
+      for (int64_t i = 0; i < counts[e]; ++i)  // 7919 is prime: the experts' rows are mixed
+        ids.set(row++ * 7919 % s.rows, 0, static_cast<double>(e));
+    for (const DType dtype : {DType::kBF16, DType::kF16})
+      for (const bool gather : {true, false}) check_grouped(s, ids, 264, 328, dtype, gather);
+  }
 }
 
 TEST_F(MoeOps, Combine) {

@@ -16,10 +16,6 @@ bool is_aligned(const TensorView& v) {
   return reinterpret_cast<uintptr_t>(v.data()) % 16 == 0 && v.row_stride() % 8 == 0;
 }
 
-CUtensorMap token_map(const void* data, int64_t rows, int64_t k, int64_t stride, int token_tile) {
-  return make_tensor_map(data, {k, rows}, {stride * 2}, {64, grouped_box_rows(token_tile)});
-}
-
 /// Few rows per expert are better served by many stages of weights in flight.
 int token_tile_for(int64_t rows_per_expert) {
   return rows_per_expert <= 32 ? kSmallTokenTile : kLargeTokenTile;
@@ -54,9 +50,10 @@ void run(const GroupedGemmArgs& args, const Launch& launch) {
     stride = w.k;
   }
   const int token_tile = token_tile_for(pairs / w.experts);
-  const GroupedMaps maps{.weight = make_tensor_map(w.data.data(), {w.k, w.n, w.experts},
-                                                   {w.k * 2, w.n * w.k * 2}, {64, 128, 1}),
-                         .tokens = token_map(tokens, pairs, w.k, stride, token_tile)};
+  const GroupedMaps maps{
+      .weight = make_tensor_map(w.data.data(), {w.k, w.n, w.experts}, {w.k * 2, w.n * w.k * 2},
+                                {64, 128, 1}),
+      .tokens = make_tensor_map(tokens, {w.k, pairs}, {stride * 2}, {64, kGroupedBoxRows})};
   launch_grouped_sm90({.out = args.out.data(),
                        .out_stride = args.out.row_stride(),
                        .n = static_cast<int>(w.n),

@@ -1,13 +1,19 @@
 // Grouped products for Hopper: a persistent kernel whose producer brings tiles by bulk copies and
 // whose two warpgroups compute 64 outputs each of up to 256 tokens. The weights are the 64-row
-// operand of wgmma and the tokens its columns, so that few tokens cost few columns. Which expert a
-// tile belongs to is worked out on the device from the offsets.
+// operand of wgmma and the tokens its columns, so that few tokens cost few columns: tiles have as
+// many as their tokens take in sixteens. With more than a few tokens the path from the L2 cache to
+// the multiprocessors is the narrowest: two blocks then work beside each other on the same tokens,
+// each brings half of them, and the copies go to both. Which expert a tile belongs to is worked out
+// on the device from the offsets.
 #include <algorithm>
+#include <utility>
 
 #include "backend/cuda/attention_ptx.cuh"
 #include "backend/cuda/cuda.h"
 #include "backend/cuda/element.cuh"
+#include "backend/cuda/gemm_cluster.cuh"
 #include "backend/cuda/gemm_grouped.h"
+#include "backend/cuda/gemm_tiles.cuh"
 #include "backend/cuda/gemm_wgmma.cuh"
 
 namespace nanoflow::cuda {
@@ -23,6 +29,9 @@ template <int kTokens>
 constexpr uint32_t kStageBytes = kWeightBytes + kTokens * 128;
 template <int kTokens>
 constexpr int kStages = kTokens == kSmallTokenTile ? 8 : 4;
+/// Blocks of a cluster, which share their tokens.
+template <int kTokens>
+constexpr int kCluster = kTokens == kSmallTokenTile ? 1 : 2;
 template <int kTokens>
 constexpr int kSharedBytes = static_cast<int>(kStages<kTokens>* kStageBytes<kTokens> +
                                               kStagingBytes) +
@@ -37,50 +46,6 @@ struct Shared {
 
 constexpr int kBlockK = 64;  // elements: 128 bytes, a swizzled row
 
-/// A tile of the output: tokens [row, row + rows) of an expert, weight tile `column`.
-struct Tile {
-  int expert = 0, column = 0, row = 0, rows = 0;
-};
-
-/// Walks a block's tiles in order; tokens change fastest, so that the blocks at work share weights.
-class Tiles {
- public:
-  __device__ Tiles(const GroupedParams& p, const int* first_tile, int tokens, int columns)
-      : p_(p), first_tile_(first_tile), tokens_(tokens), columns_(columns), at_(blockIdx.x) {}
-  __device__ bool next(Tile& tile) {
-    if (at_ >= first_tile_[p_.experts] * columns_) return false;
-    while (at_ >= first_tile_[expert_ + 1] * columns_) ++expert_;
-    const int tiles = first_tile_[expert_ + 1] - first_tile_[expert_];
-    const int local = at_ - first_tile_[expert_] * columns_;
-    tile = {expert_, local / tiles, p_.offsets[expert_] + local % tiles * tokens_, 0};
-    tile.rows = min(tokens_, p_.offsets[expert_ + 1] - tile.row);
-    at_ += gridDim.x;
-    return true;
-  }
-
- private:
-  const GroupedParams& p_;
-  const int* first_tile_;
-  int tokens_, columns_, expert_ = 0, at_;
-};
-
-/// One warp: token tiles before each expert.
-__device__ void count_tiles(const GroupedParams& p, int tokens, int* first_tile) {
-  const int lane = static_cast<int>(threadIdx.x) % 32;
-  int before = 0;
-  for (int e0 = 0; e0 < p.experts; e0 += 32) {
-    const int e = e0 + lane;
-    int sum = e < p.experts ? (p.offsets[e + 1] - p.offsets[e] + tokens - 1) / tokens : 0;
-    for (int step = 1; step < 32; step *= 2) {
-      const int other = __shfl_up_sync(~0u, sum, step);
-      if (lane >= step) sum += other;
-    }
-    if (e < p.experts) first_tile[e + 1] = before + sum;
-    before += __shfl_sync(~0u, sum, 31);
-  }
-  if (lane == 0) first_tile[0] = 0;
-}
-
 template <int kCount>
 struct Ring {
   int stage = 0;
@@ -93,41 +58,30 @@ struct Ring {
   }
 };
 
-__device__ __forceinline__ void bulk_box_2d(uint32_t dst, const CUtensorMap* map, uint32_t bar,
-                                            int x0, int x1) {
-  asm volatile(
-      "cp.async.bulk.tensor.2d.shared::cluster.global.tile.mbarrier::complete_tx::bytes"
-      " [%0], [%1, {%3, %4}], [%2];" ::"r"(dst),
-      "l"(map), "r"(bar), "r"(x0), "r"(x1)
-      : "memory");
-}
-
-__device__ __forceinline__ void bulk_box_3d(uint32_t dst, const CUtensorMap* map, uint32_t bar,
-                                            int x0, int x1, int x2) {
-  asm volatile(
-      "cp.async.bulk.tensor.3d.shared::cluster.global.tile.mbarrier::complete_tx::bytes"
-      " [%0], [%1, {%3, %4, %5}], [%2];" ::"r"(dst),
-      "l"(map), "r"(bar), "r"(x0), "r"(x1), "r"(x2)
-      : "memory");
-}
-
-/// One thread: the operands of all tiles, a stage per 64 elements of k.
+/// One thread: the operands of all tiles, a stage per 64 elements of k. Blocks of a cluster take
+/// turns at the boxes of tokens; a stage is empty when all of them have used it.
 template <int kTokens>
 __device__ void produce(const GroupedParams& p, const GroupedMaps& maps, Shared& shared,
-                        uint32_t stages_at, Tiles tiles) {
-  constexpr int kBox = grouped_box_rows(kTokens);
+                        uint32_t stages_at, Tiles<kCluster<kTokens>> tiles) {
+  constexpr int kBlocks = kCluster<kTokens>;
+  constexpr uint32_t kBoxBytes = kGroupedBoxRows * 128;
   Ring<kStages<kTokens>> ring;
   for (Tile tile; tiles.next(tile);) {
-    const int boxes = (tile.rows + kBox - 1) / kBox;
+    const int boxes = (tile.rows + kGroupedBoxRows - 1) / kGroupedBoxRows;
     for (int k = 0; k < p.k; k += kBlockK) {
       const uint32_t full = ptx::shared_address(&shared.full[ring.stage]);
       ptx::barrier_wait(ptx::shared_address(&shared.empty[ring.stage]), ring.parity ^ 1);
-      ptx::barrier_expect(full, kWeightBytes + static_cast<uint32_t>(boxes * kBox * 128));
+      ptx::barrier_expect(full, kWeightBytes + static_cast<uint32_t>(boxes) * kBoxBytes);
       const uint32_t at = stages_at + static_cast<uint32_t>(ring.stage) * kStageBytes<kTokens>;
-      bulk_box_3d(at, &maps.weight, full, k, tile.column * 128, tile.expert);
-      for (int b = 0; b < boxes; ++b)
-        bulk_box_2d(at + kWeightBytes + static_cast<uint32_t>(b * kBox * 128), &maps.tokens, full,
-                    k, tile.row + b * kBox);
+      cluster::bulk_box_3d(at, &maps.weight, full, k, tile.column * 128, tile.expert);
+      for (int b = static_cast<int>(blockIdx.x) % kBlocks; b < boxes; b += kBlocks) {
+        const uint32_t to = at + kWeightBytes + static_cast<uint32_t>(b) * kBoxBytes;
+        const int row = tile.row + b * kGroupedBoxRows;
+        if constexpr (kBlocks > 1)
+          cluster::bulk_box_2d_to((1 << kBlocks) - 1, to, &maps.tokens, full, k, row);
+        else
+          cluster::bulk_box_2d(to, &maps.tokens, full, k, row);
+      }
       ring.advance();
     }
   }
@@ -190,7 +144,12 @@ __device__ void compute(const GroupedParams& p, const Tile& tile, Shared& shared
                         int group) {
   float sum[kN / 2] = {};  // not cleared by the first product: that spilled registers at N = 256
   const auto release = [&](int stage) {
-    if (threadIdx.x % 32 == 0) ptx::barrier_arrive(ptx::shared_address(&shared.empty[stage]));
+    const uint32_t empty = ptx::shared_address(&shared.empty[stage]), lane = threadIdx.x % 32;
+    if constexpr (kCluster < kTokens >> 1) {
+      if (lane < kCluster<kTokens>) cluster::arrive_at(empty, lane);
+    } else if (lane == 0) {
+      ptx::barrier_arrive(empty);
+    }
   };
   int behind = 0;
   for (int k = 0; k < p.k; k += kBlockK) {
@@ -220,21 +179,20 @@ __device__ void compute(const GroupedParams& p, const Tile& tile, Shared& shared
   store<T>(p, tile, sum, staging, group);
 }
 
-template <typename T, int kTokens>
+/// kSteps: 0, 1, ... of the widths that a tile of at most kTokens can have.
+template <typename T, int kTokens, int... kSteps>
 __device__ void consume(const GroupedParams& p, Shared& shared, uint32_t stages_at,
-                        uint32_t staging, Tiles tiles, int group) {
+                        uint32_t staging, Tiles<kCluster<kTokens>> tiles, int group,
+                        std::integer_sequence<int, kSteps...>) {
   Ring<kStages<kTokens>> ring;
-  constexpr int kQuarter = kTokens / 4;
   for (Tile tile; tiles.next(tile);) {
-    if (tile.rows <= kQuarter)
-      compute<T, kQuarter, kTokens>(p, tile, shared, stages_at, staging, ring, group);
-    else if (tile.rows <= 2 * kQuarter)
-      compute<T, 2 * kQuarter, kTokens>(p, tile, shared, stages_at, staging, ring, group);
-    else if (kTokens == kLargeTokenTile && tile.rows <= 3 * kQuarter)
-      compute<T, kTokens == kLargeTokenTile ? 192 : 64, kTokens>(p, tile, shared, stages_at,
-                                                                 staging, ring, group);
-    else
-      compute<T, kTokens, kTokens>(p, tile, shared, stages_at, staging, ring, group);
+    const int steps = (tile.rows + kGroupedBoxRows - 1) / kGroupedBoxRows;
+    const auto try_width = [&]<int kN>(std::integral_constant<int, kN>) {
+      if (steps * kGroupedBoxRows != kN) return false;
+      compute<T, kN, kTokens>(p, tile, shared, stages_at, staging, ring, group);
+      return true;
+    };
+    (try_width(std::integral_constant<int, (kSteps + 1) * kGroupedBoxRows>{}) || ...);
   }
 }
 #endif
@@ -249,12 +207,14 @@ __global__ void __launch_bounds__(kThreads, 1)
   const int thread = static_cast<int>(threadIdx.x), group = thread / 128;
   if (thread < kStages<kTokens>) {
     ptx::barrier_init(ptx::shared_address(&shared.full[thread]), 1);
-    ptx::barrier_init(ptx::shared_address(&shared.empty[thread]), kGroups * 4);
+    ptx::barrier_init(ptx::shared_address(&shared.empty[thread]), kGroups * 4 * kCluster<kTokens>);
+    if constexpr (kCluster < kTokens >> 1) cluster::fence_barrier_init();
     ptx::fence_async();
   }
   if (group == 1 && thread % 128 < 32) count_tiles(p, kTokens, shared.first_tile);
   __syncthreads();
-  const Tiles tiles(p, shared.first_tile, kTokens, (p.n + 127) / 128);
+  if constexpr (kCluster < kTokens >> 1) cluster::sync();
+  const Tiles<kCluster<kTokens>> tiles(p, shared.first_tile);
   if (group == kGroups) {
     asm volatile("setmaxnreg.dec.sync.aligned.u32 40;");
     if (thread == kGroups * 128) produce<kTokens>(p, maps, shared, stages_at, tiles);
@@ -262,8 +222,11 @@ __global__ void __launch_bounds__(kThreads, 1)
     asm volatile("setmaxnreg.inc.sync.aligned.u32 232;");
     const uint32_t staging = stages_at + kStages<kTokens> * kStageBytes<kTokens> +
                              static_cast<uint32_t>(group) * kStagedTokens * 128;
-    consume<T, kTokens>(p, shared, stages_at, staging, tiles, group);
+    consume<T, kTokens>(p, shared, stages_at, staging, tiles, group,
+                        std::make_integer_sequence<int, kTokens / kGroupedBoxRows>{});
   }
+  // The other block may yet arrive at this one's barriers.
+  if constexpr (kCluster < kTokens >> 1) cluster::sync();
 #else
   __trap();  // built for sm_90 without its own instructions: better loud than wrong
 #endif
@@ -275,8 +238,18 @@ void launch(const GroupedParams& p, const GroupedMaps& maps, cudaStream_t stream
   constexpr int kBytes = kSharedBytes<kTokens>;
   cuda_check(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, kBytes),
              "shared memory for grouped products");
-  kernel<<<static_cast<unsigned>(p.sms), kThreads, kBytes, stream>>>(p, maps);
-  check_launch("a grouped product");
+  constexpr unsigned kBlocks = kCluster<kTokens>;
+  cudaLaunchAttribute cluster = {};
+  cluster.id = cudaLaunchAttributeClusterDimension;
+  cluster.val.clusterDim = {kBlocks, 1, 1};
+  cudaLaunchConfig_t config = {};
+  config.gridDim = dim3(std::max(1U, static_cast<unsigned>(p.sms) / kBlocks) * kBlocks);
+  config.blockDim = dim3(kThreads);
+  config.dynamicSmemBytes = kBytes;
+  config.stream = stream;
+  config.attrs = &cluster;
+  config.numAttrs = 1;
+  cuda_check(cudaLaunchKernelEx(&config, kernel, p, maps), "a grouped product");
 }
 
 template <typename T>
@@ -286,56 +259,12 @@ void launch(const GroupedParams& p, const GroupedMaps& maps, int token_tile, cud
                : launch<T, kSmallTokenTile>(p, maps, stream);
 }
 
-constexpr int kGatherThreads = 256, kGatherVectors = 2;
-
-struct GatherParams {
-  uint4* to;
-  const char* from;
-  int64_t pitch;  ///< bytes between rows of `from`
-  int vectors;    ///< of 16 bytes in a row
-  const int32_t *order, *offsets;
-  int experts, per_token;
-};
-
-__global__ void __launch_bounds__(kGatherThreads) gather_kernel(const GatherParams p) {
-  const int pairs = p.offsets[p.experts];
-  for (int row = static_cast<int>(blockIdx.x); row < pairs; row += static_cast<int>(gridDim.x)) {
-    const auto* from =
-        reinterpret_cast<const uint4*>(p.from + p.order[row] / p.per_token * p.pitch);
-    uint4* const to = p.to + static_cast<int64_t>(row) * p.vectors;
-    for (int i = static_cast<int>(threadIdx.x); i < p.vectors;
-         i += kGatherThreads * kGatherVectors) {
-      const bool second = i + kGatherThreads < p.vectors;
-      const uint4 a = from[i], b = second ? from[i + kGatherThreads] : uint4{};
-      to[i] = a;
-      if (second) to[i + kGatherThreads] = b;
-    }
-  }
-}
-
 }  // namespace
 
 void launch_grouped_sm90(const GroupedParams& params, const GroupedMaps& maps, int token_tile,
                          cudaStream_t stream) {
   params.half ? launch<fp16>(params, maps, token_tile, stream)
               : launch<bf16>(params, maps, token_tile, stream);
-}
-
-void launch_gather_tokens(void* to, const TensorView& from, const GroupedGemmArgs& args,
-                          const Launch& launch) {
-  const int64_t element = dtype_size(from.dtype());
-  const GatherParams p{.to = static_cast<uint4*>(to),
-                       .from = static_cast<const char*>(from.data()),
-                       .pitch = from.row_stride() * element,
-                       .vectors = static_cast<int>(from.cols() * element / 16),
-                       .order = static_cast<const int32_t*>(args.order.data()),
-                       .offsets = static_cast<const int32_t*>(args.offsets.data()),
-                       .experts = static_cast<int>(args.weight.experts),
-                       .per_token = static_cast<int>(args.experts_per_token)};
-  const auto blocks =
-      static_cast<unsigned>(std::min<int64_t>(args.out.rows(), int64_t{launch.sms} * 8));
-  gather_kernel<<<blocks, kGatherThreads, 0, launch.stream>>>(p);
-  check_launch("gathering tokens by expert");
 }
 
 }  // namespace nanoflow::cuda

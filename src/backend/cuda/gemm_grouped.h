@@ -29,10 +29,8 @@ struct GroupedParams {
 
 /// Rows of a tile of tokens, by how many rows an expert has on average.
 inline constexpr int kSmallTokenTile = 64, kLargeTokenTile = 256;
-/// Rows of one bulk copy of tokens.
-constexpr int grouped_box_rows(int token_tile) {
-  return token_tile == kSmallTokenTile ? 16 : 64;
-}
+/// Rows of one bulk copy of tokens, and the step in which a tile's width follows its tokens.
+inline constexpr int kGroupedBoxRows = 16;
 
 /// Asynchronous; one persistent kernel of at most params.sms blocks. Compute capability 9 only.
 void launch_grouped_sm90(const GroupedParams& params, const GroupedMaps& maps, int token_tile,

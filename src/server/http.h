@@ -53,7 +53,9 @@ class HttpThread {
 
 /// The answer to one request: either respond() once, or begin_stream(), write() any number of
 /// times, end_stream(). All on thread(). What is written after the client has gone is dropped.
-/// Destroying it unanswered answers 500 (before a stream has begun) or cuts the connection.
+/// Destroying it unanswered answers 500 (before a stream has begun) or cuts the connection; that
+/// may happen on any thread, also after the server is gone. A head that cannot be sent (a line end
+/// in a header, a header that frames the body) is logged and answered with 500.
 class HttpExchange {
  public:
   virtual ~HttpExchange() = default;
@@ -71,7 +73,8 @@ class HttpExchange {
   virtual void end_stream() = 0;
 
   /// `task` runs on thread(), at most once, when the client vanishes or is cut off before the
-  /// answer has been sent whole. A client that only shuts down its sending side counts as gone.
+  /// answer has been sent whole, or the server stops. A client that only shuts down its sending
+  /// side counts as gone.
   virtual void on_closed(std::function<void()> task) = 0;
 };
 
@@ -86,7 +89,7 @@ class HttpHandler {
 };
 
 struct HttpOptions {
-  std::string host = "0.0.0.0";  ///< an address or a name
+  std::string host = "0.0.0.0";  ///< an address, or a name: all of its addresses
   uint16_t port = 8000;          ///< 0: any free one
   size_t num_threads = 1;
   int64_t max_connections = 16384;               ///< more are answered with 503 and closed

@@ -170,16 +170,15 @@ void HttpConnection::hand_over() {
   loop_->shared().handler.handle(std::move(request), make_exchange(shared_from_this()));
 }
 
-// `message` by value: it may come from the parser, which goes first.
-void HttpConnection::refuse(int status, std::string message) {
+void HttpConnection::refuse(int status, const std::string& message) {
   HttpShared& shared = loop_->shared();
   if (status != 503) shared.malformed += 1;
-  parser_.reset();
   in_ = {};
   form_.keep_alive = false;
   state_ = State::kClosing;
   set_deadline(kNever);
   append_response(checked(shared.handler.refusal(status, message)), HttpFraming::kLength);
+  parser_.reset();  // only now: it may own `message`
   flush_soon();
 }
 

@@ -80,7 +80,7 @@ class HttpConnection final : public std::enable_shared_from_this<HttpConnection>
   void take(std::string_view bytes);
   void parse(std::string_view bytes);
   void hand_over();
-  void refuse(int status, std::string message);
+  void refuse(int status, const std::string& message);
   void watch_readable();
   [[nodiscard]] bool may_read() const;
 

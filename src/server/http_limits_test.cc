@@ -1,6 +1,6 @@
 // Limits, timeouts and abuse: every one ends in an answer or a closed connection, never in harm.
-#include <fcntl.h>
 #include <sys/resource.h>
+#include <unistd.h>
 
 #include <atomic>
 #include <vector>
@@ -151,6 +151,9 @@ TEST(HttpLimits, TooManyConnectionsAreToldSo) {
 }
 
 TEST(HttpLimits, WithoutFileDescriptorsClientsWait) {
+#ifdef __SANITIZE_ADDRESS__
+  GTEST_SKIP() << "the check of virtual calls opens a pipe to see whether memory can be read";
+#endif
   TestServer server;
   TestClient waiting = server.client();
   EXPECT_TRUE(waiting.ask(get("/")).starts_with("HTTP/1.1 200 "));
@@ -160,17 +163,15 @@ TEST(HttpLimits, WithoutFileDescriptorsClientsWait) {
   rlimit none = before;
   none.rlim_cur = static_cast<rlim_t>(last) + 2;  // one more for the client's own socket
   ::close(last);
-  TestClient* late = nullptr;
   ASSERT_EQ(::setrlimit(RLIMIT_NOFILE, &none), 0);
   std::vector<int> filled;
-  TestClient client = server.client();
-  late = &client;
+  TestClient late = server.client();
   for (int fd = 0; (fd = ::dup(waiting.fd())) >= 0;) filled.push_back(fd);
-  late->send(get("/late"));
+  late.send(get("/late"));
   EXPECT_TRUE(waiting.ask(get("/")).starts_with("HTTP/1.1 200 "));
   for (const int fd : filled) ::close(fd);
   ASSERT_EQ(::setrlimit(RLIMIT_NOFILE, &before), 0);
-  EXPECT_TRUE(late->read_answer().ends_with("GET /late  []"));
+  EXPECT_TRUE(late.read_answer().ends_with("GET /late  []"));
 }
 
 }  // namespace

@@ -50,7 +50,7 @@ class Held {
 };
 
 TEST(HttpStream, WhatIsWrittenTogetherIsOneChunk) {
-  TestServer server([](const HttpRequest&, std::shared_ptr<HttpExchange> exchange) {
+  TestServer server([](const HttpRequest&, const std::shared_ptr<HttpExchange>& exchange) {
     HttpResponse head = stream_head();
     head.body = "a";
     exchange->begin_stream(std::move(head));
@@ -229,6 +229,7 @@ TEST(HttpStream, ManyStreamsOnSeveralThreads) {
       },
       options);
   std::vector<TestClient> clients;
+  clients.reserve(kClients);
   for (int i = 0; i < kClients; ++i) clients.push_back(server.client());
   for (TestClient& client : clients) client.send(get("/"));
   for (TestClient& client : clients) {
@@ -284,6 +285,7 @@ TEST(HttpLife, StopsQuicklyWithManyConnections) {
   options.num_threads = 2;
   TestServer server(held.handler(), options);
   std::vector<TestClient> clients;
+  clients.reserve(kConnections);
   for (int i = 0; i < kConnections; ++i) {
     clients.push_back(server.client());
     if (i % 2 == 0) clients.back().send(get("/"));

@@ -61,7 +61,7 @@ TEST(Http, RequestsMayComeByteByByte) {
 TEST(Http, PipelinedRequestsAreAnsweredInOrder) {
   std::atomic<int> under_way{0};
   std::atomic<int> most_under_way{0};
-  TestServer server([&](const HttpRequest& request, std::shared_ptr<HttpExchange> exchange) {
+  TestServer server([&](const HttpRequest& request, const std::shared_ptr<HttpExchange>& exchange) {
     most_under_way = std::max(most_under_way.load(), ++under_way);
     exchange->thread().post_after(1ms, [&under_way, path = request.path, exchange] {
       --under_way;

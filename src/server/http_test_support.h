@@ -69,7 +69,7 @@ class TestClient {
   TestClient& operator=(TestClient&&) = delete;
 
   /// False when the server has closed.
-  bool send(std::string_view bytes) {
+  bool send(std::string_view bytes) const {
     while (!bytes.empty()) {
       const ssize_t sent = ::send(fd_, bytes.data(), bytes.size(), MSG_NOSIGNAL);
       if (sent <= 0) return false;
@@ -78,7 +78,7 @@ class TestClient {
     return true;
   }
   /// Everything up to and with `mark`, or up to the connection's end.
-  std::string read_until(std::string_view mark) {
+  std::string read_until(std::string_view mark) const {
     std::string got;
     while (!got.ends_with(mark)) {
       char c = 0;
@@ -87,7 +87,7 @@ class TestClient {
     }
     return got;
   }
-  std::string read_to_end() {
+  std::string read_to_end() const {
     std::string got(65536, '\0');
     std::string all;
     ssize_t size = 0;
@@ -96,7 +96,7 @@ class TestClient {
     return all;
   }
   /// One answer with Content-Length: head and body.
-  std::string read_answer() {
+  std::string read_answer() const {
     std::string answer = read_until("\r\n\r\n");
     const size_t at = answer.find("Content-Length: ");
     if (at == std::string::npos) return answer;
@@ -104,17 +104,17 @@ class TestClient {
     if (!body.empty()) ::recv(fd_, body.data(), body.size(), MSG_WAITALL);
     return answer + body;
   }
-  std::string ask(std::string_view request) {
+  std::string ask(std::string_view request) const {
     send(request);
     return read_answer();
   }
   /// Whether the server closes (or resets) within `limit`, with nothing more to read.
-  bool is_closed_within(std::chrono::milliseconds limit) {
+  bool is_closed_within(std::chrono::milliseconds limit) const {
     pollfd waiting{fd_, POLLIN, 0};
     char c = 0;
     return ::poll(&waiting, 1, static_cast<int>(limit.count())) > 0 && ::recv(fd_, &c, 1, 0) <= 0;
   }
-  void shutdown_sending() { ::shutdown(fd_, SHUT_WR); }
+  void shutdown_sending() const { ::shutdown(fd_, SHUT_WR); }
   void close() {
     if (fd_ >= 0) ::close(std::exchange(fd_, -1));
   }

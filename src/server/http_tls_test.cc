@@ -2,7 +2,6 @@
 #include <fstream>
 #include <memory>
 
-#include <fcntl.h>
 #include <openssl/evp.h>
 #include <openssl/pem.h>
 #include <openssl/ssl.h>
@@ -131,7 +130,7 @@ TEST_F(HttpTls, ServesRequestsAndLargeBodies) {
 
 TEST_F(HttpTls, Streams) {
   TestServer server(
-      [](const HttpRequest&, std::shared_ptr<HttpExchange> exchange) {
+      [](const HttpRequest&, const std::shared_ptr<HttpExchange>& exchange) {
         exchange->begin_stream({});
         exchange->write("first");
         exchange->thread().post_after(5ms, [exchange] {

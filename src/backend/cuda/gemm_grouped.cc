@@ -18,7 +18,9 @@ bool is_aligned(const TensorView& v) {
 
 /// Few rows per expert are better served by many stages of weights in flight.
 int token_tile_for(int64_t rows_per_expert) {
-  return rows_per_expert <= 32 ? kSmallTokenTile : kLargeTokenTile;
+  return rows_per_expert <= 32    ? kSmallTokenTile
+         : rows_per_expert <= 160 ? kMiddleTokenTile
+                                  : kLargeTokenTile;
 }
 
 }  // namespace

@@ -28,7 +28,9 @@ constexpr uint32_t kStagingBytes = kGroups * kStagedTokens * 128;
 template <int kTokens>
 constexpr uint32_t kStageBytes = kWeightBytes + kTokens * 128;
 template <int kTokens>
-constexpr int kStages = kTokens == kSmallTokenTile ? 8 : 4;
+constexpr int kStages = kTokens == kSmallTokenTile    ? 8
+                        : kTokens == kMiddleTokenTile ? 5
+                                                      : 4;
 /// Blocks of a cluster, which share their tokens.
 template <int kTokens>
 constexpr int kCluster = kTokens == kSmallTokenTile ? 1 : 2;
@@ -254,9 +256,11 @@ void launch(const GroupedParams& p, const GroupedMaps& maps, cudaStream_t stream
 
 template <typename T>
 void launch(const GroupedParams& p, const GroupedMaps& maps, int token_tile, cudaStream_t stream) {
-  const bool large = token_tile == kLargeTokenTile;
-  return large ? launch<T, kLargeTokenTile>(p, maps, stream)
-               : launch<T, kSmallTokenTile>(p, maps, stream);
+  switch (token_tile) {
+    case kSmallTokenTile: return launch<T, kSmallTokenTile>(p, maps, stream);
+    case kMiddleTokenTile: return launch<T, kMiddleTokenTile>(p, maps, stream);
+    default: return launch<T, kLargeTokenTile>(p, maps, stream);
+  }
 }
 
 }  // namespace

@@ -28,7 +28,7 @@ struct GroupedParams {
 };
 
 /// Rows of a tile of tokens, by how many rows an expert has on average.
-inline constexpr int kSmallTokenTile = 64, kLargeTokenTile = 256;
+inline constexpr int kSmallTokenTile = 64, kMiddleTokenTile = 192, kLargeTokenTile = 256;
 /// Rows of one bulk copy of tokens, and the step in which a tile's width follows its tokens.
 inline constexpr int kGroupedBoxRows = 16;
 

@@ -3,7 +3,7 @@
 // an 8192^3 product and of reading memory. Some outputs of every shape are checked against a sum in
 // double precision.
 //
-// Usage: cuda_gemm_bench [seconds per entry] [proposals]
+// Usage: cuda_gemm_bench [seconds per entry] [proposals] [most rows]
 #include <algorithm>
 #include <chrono>
 #include <cmath>
@@ -16,6 +16,7 @@
 
 #include "backend/cuda/cuda.h"
 #include "backend/cuda/gemm.h"
+#include "backend/cuda/gemm_few_rows.h"
 #include "backend/cuda/read_rate.h"
 #include "tensor/dtype.h"
 
@@ -70,9 +71,10 @@ Matrix random_matrix(int64_t rows, int64_t cols, float deviation, unsigned seed)
 
 class Bench {
  public:
-  Bench(double seconds, int proposals)
+  Bench(double seconds, int proposals, int64_t max_rows)
       : seconds_(seconds),
         proposals_(proposals),
+        max_rows_(max_rows),
         limits_(cuda::require_device(0)),
         gemm_(limits_, {}),
         workspace_(kWorkspace) {}
@@ -93,7 +95,7 @@ class Bench {
       const Matrix w = random_matrix(s.n, s.k, 0.02F, 1);
       const Matrix w2 = random_matrix(s.n, s.k, 0.02F, 2);  // so that the L2 cache holds neither
       for (const int64_t rows : {1, 8, 16, 32, 64, 128, 256, 512, 1024, 2048, 4096}) {
-        measure(s.name, rows, s.n, s.k, {&w, &w2}, compute, memory);
+        if (rows <= max_rows_) measure(s.name, rows, s.n, s.k, {&w, &w2}, compute, memory);
       }
     }
   }
@@ -187,6 +189,24 @@ class Bench {
     report(name, rows, n, k, first, best, which, compute, memory);
     run(0);
     check(name, a, *weights[0], out, rows);
+    if (cuda::supports_few_rows(args(a, *weights[0], out, rows), limits_))
+      measure_few_rows(name, rows, a, weights, out, memory);
+  }
+
+  void measure_few_rows(const char* name, int64_t rows, const Matrix& a,
+                        const std::vector<const Matrix*>& weights, Matrix& out, double memory) {
+    const auto run = [&](int i) {
+      cuda::run_few_rows(args(a, *weights[static_cast<size_t>(i) % weights.size()], out, rows),
+                         launch());
+    };
+    const double s = time(run);
+    const Matrix& w = *weights[0];
+    const double bytes = 2.0 * static_cast<double>(w.rows * w.cols + rows * (w.rows + w.cols));
+    std::printf("%-10s %6ld | few-row kernel %9.1f us, %5.1f%% of the memory rate\n", name,
+                static_cast<long>(rows), s * 1e6, 100 * bytes / s / memory);
+    std::fflush(stdout);
+    run(0);
+    check(name, a, w, out, rows);
   }
 
   static void report(const char* name, int64_t rows, int64_t n, int64_t k, double first,
@@ -233,6 +253,7 @@ class Bench {
 
   double seconds_;
   const int proposals_;
+  const int64_t max_rows_;
   const cuda::DeviceLimits limits_;
   cuda::Stream stream_;
   cuda::Event begin_{cuda::Event::Timing::kOn}, end_{cuda::Event::Timing::kOn};
@@ -245,7 +266,9 @@ class Bench {
 
 int main(int argc, char** argv) {
   try {
-    nanoflow::Bench(argc > 1 ? std::atof(argv[1]) : 0.4, argc > 2 ? std::atoi(argv[2]) : 6).run();
+    nanoflow::Bench(argc > 1 ? std::atof(argv[1]) : 0.4, argc > 2 ? std::atoi(argv[2]) : 6,
+                    argc > 3 ? std::atoi(argv[3]) : 4096)
+        .run();
   } catch (const std::exception& e) {
     std::fprintf(stderr, "%s\n", e.what());
     return 1;

@@ -298,7 +298,7 @@ TEST_F(EngineTest, ShutdownAbortsWhatRuns) {
   for (const RequestHandle& handle : handles) {
     EXPECT_EQ(collect(handle).back().finish, FinishReason::kAbort);
   }
-  EXPECT_EQ(engine.submit(request_of(4, 4)).error().code, ErrorCode::kInternal);
+  EXPECT_EQ(engine.submit(request_of(4, 4)).error().code, ErrorCode::kUnavailable);
   EXPECT_FALSE(engine.wait_for_room(seconds(10)));
   EXPECT_TRUE(engine.healthy());
   engine.drain();  // returns at once

@@ -152,14 +152,16 @@ PreparedPlan StepPlans::prepare(Plan plan, const OpGraph& graph) const {
   return prepared;
 }
 
-const PreparedPlan& StepPlans::forward(int64_t bucket) {
-  const auto found = forward_plans_.find(bucket);
+const PreparedPlan& StepPlans::forward(int64_t bucket, bool decode_only) {
+  const std::pair key(bucket, decode_only);
+  const auto found = forward_plans_.find(key);
   if (found != forward_plans_.end()) return found->second;
   NANO_CHECK(arrays_ != nullptr, "no memory was bound");
   BindEnvironment env = environment(bucket);
   env.step = arrays_->forward_inputs();
-  PreparedPlan plan = prepare(lower(forward_graph_, forward_spec_, env), forward_graph_);
-  return forward_plans_.emplace(bucket, std::move(plan)).first->second;
+  Plan plan = lower(forward_graph_, forward_spec_, env);
+  plan.decode_only = decode_only;
+  return forward_plans_.emplace(key, prepare(std::move(plan), forward_graph_)).first->second;
 }
 
 const PreparedPlan& StepPlans::sample(int64_t chunk, int64_t bucket) {
@@ -175,7 +177,10 @@ const PreparedPlan& StepPlans::sample(int64_t chunk, int64_t bucket) {
 }
 
 void StepPlans::warm_up() {
-  for (const int64_t rows : row_buckets(capacity_.rows)) (void)forward(rows);
+  for (const int64_t rows : row_buckets(capacity_.rows)) (void)forward(rows, false);
+  // A sequence decodes one row at a time.
+  for (const int64_t rows : row_buckets(std::min(capacity_.rows, capacity_.seqs)))
+    (void)forward(rows, true);
   for (int64_t chunk = 0; chunk < capacity_.sample_chunks; ++chunk) {
     for (const int64_t rows : row_buckets(capacity_.sample_chunk)) (void)sample(chunk, rows);
   }

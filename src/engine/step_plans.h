@@ -50,8 +50,8 @@ class StepPlans {
   void bind(const StepArrays& arrays, const ResultArrays& results, std::vector<KvCacheView> kv,
             Executor* capture);
 
-  /// Plan of the forward graph for `bucket` rows.
-  const PreparedPlan& forward(int64_t bucket);
+  /// Plan of the forward graph for `bucket` rows; `decode_only`: all rows are decodes.
+  const PreparedPlan& forward(int64_t bucket, bool decode_only);
   /// Plan of the sample graph for `bucket` rows of chunk `chunk`.
   const PreparedPlan& sample(int64_t chunk, int64_t bucket);
   /// Makes the plans of every bucket.
@@ -80,7 +80,7 @@ class StepPlans {
   const ResultArrays* results_ = nullptr;
   Executor* capture_ = nullptr;
   std::vector<KvCacheView> kv_;
-  std::map<int64_t, PreparedPlan> forward_plans_;
+  std::map<std::pair<int64_t, bool>, PreparedPlan> forward_plans_;  // by bucket and decode_only
   std::map<std::pair<int64_t, int64_t>, PreparedPlan> sample_plans_;
 };
 

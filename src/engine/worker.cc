@@ -131,7 +131,9 @@ EngineLimits Worker::limits() const {
 std::vector<PlanRun> Worker::plans_of(const StepBatch& batch) {
   const int64_t chunk_rows = step_capacity(config_).sample_chunk;
   std::vector<PlanRun> runs = {
-      {&plans_.forward(row_bucket(batch.header.num_rows)), batch.header.num_rows}};
+      {&plans_.forward(row_bucket(batch.header.num_rows),
+                       batch.header.num_decode_rows == batch.header.num_rows),
+       batch.header.num_rows}};
   for (int64_t chunk = 0; chunk * chunk_rows < batch.header.num_samples; ++chunk) {
     const int64_t rows = std::min(batch.header.num_samples - chunk * chunk_rows, chunk_rows);
     runs.push_back({&plans_.sample(chunk, row_bucket(rows)), rows});

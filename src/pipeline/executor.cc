@@ -41,14 +41,16 @@ void Executor::run(const Plan& plan, std::span<const StampId> stamps) {
   }
 }
 
-/// What fails says which operation it is.
 void Executor::launch(const Plan& plan, const Step& step, const LaunchContext& context) {
+  const auto* attention = std::get_if<PagedAttentionArgs>(&step.args);
+  if (plan.decode_only && attention != nullptr && attention->phase == Phase::kPrefill) return;
   try {
     backend_.launch(step.args, context);
   } catch (const ConfigError&) {
     throw;
   } catch (const EnvironmentError& e) {
     const std::string layer = step.layer < 0 ? "" : fmt::format(" of layer {}", step.layer);
+    // What fails says which operation it is.
     throw EnvironmentError(fmt::format("{}{}, rows {} to {} ({}): {}", op_kind_name(step.args),
                                        layer, step.rows.begin, step.rows.end, plan.name, e.what()));
   }

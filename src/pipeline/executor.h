@@ -24,6 +24,7 @@ class Executor {
   [[nodiscard]] GraphId capture(const Plan& plan, std::span<const StampId> stamps = {});
 
  private:
+  /// Launches the step, unless the plan is for batches in which it has no rows.
   void launch(const Plan& plan, const Step& step, const LaunchContext& context);
   EventId event(size_t index);
 

@@ -50,6 +50,20 @@ TEST_F(ExecutorTest, ForksWaitsLaunchesRecordsAndJoins) {
   EXPECT_EQ(backend.log[want.size()], "record 0 3");
 }
 
+TEST_F(ExecutorTest, PlansOfDecodesLeaveOutWhatWorksOnPrefillsAlone) {
+  Plan plan = lowered(sequential_spec(graph.get()));
+  plan.steps.resize(4);
+  PagedAttentionArgs prefill;
+  prefill.phase = Phase::kPrefill;
+  plan.steps[1].args = prefill;
+  plan.steps[1].signals = true;  // whoever waits for it still finds its event
+  plan.steps[3].waits = {1};
+  plan.decode_only = true;
+  Executor(backend).run(plan);
+  EXPECT_EQ(backend.log, (std::vector<std::string>{"launch 0", "record 0 1", "launch 0", "wait 0 1",
+                                                   "launch 0"}));
+}
+
 TEST_F(ExecutorTest, ReplaysWhatItCaptured) {
   toy::SequentialWalk(graph.get(), memory.environment(backend, 0)).run();
   const auto want = memory.results();

@@ -33,6 +33,8 @@ struct Plan {
   std::string name;  ///< graph and spec, for traces and messages
   int64_t rows = 0;  ///< the bucket
   int num_lanes = 1;
+  /// For steps without prefill rows: what works on those alone is not launched.
+  bool decode_only = false;
   std::vector<Step> steps;  ///< in issue order
   /// Where each scratch symbol of the graph begins in the arena; -1 for other symbols.
   std::vector<int64_t> symbol_offset;

@@ -83,6 +83,19 @@ TEST_F(GemmOps, LongReductionsWhoseRowsShareCacheSets) {
   check({5, 64, 4096}, kTypes[2], true);
 }
 
+// What a GPU multiplies by reading the weights once: every count of rows, k that ends inside a
+// block's step, n that ends inside a tile, rows behind the live ones.
+TEST_F(GemmOps, FewRows) {
+  for (const size_t types : {size_t{1}, size_t{2}, size_t{3}, size_t{5}}) {
+    for (int64_t m = 1; m <= 17; ++m)
+      check({m, 16 * (m % 3) + m, 8 * (m + 1) + 512 * (m % 4)}, kTypes[types], m % 2 == 0);
+    check({8, 50, 3080, 8, 1}, kTypes[types], types != 5);
+    check({16, 33, 4096, 16, 9}, kTypes[types], types == 1);
+    check({16, 40, 1536, 8, 0}, kTypes[types], false);
+    check({5, 4099, 64}, kTypes[types], true);
+  }
+}
+
 TEST_F(GemmOps, ManyRowsOfFewPanels) {
   check({300, 40, 64}, kTypes[0], true);
   check({300, 40, 64}, kTypes[1], false);

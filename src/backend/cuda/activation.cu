@@ -2,6 +2,7 @@
 #include <algorithm>
 
 #include "backend/cuda/cuda.h"
+#include "backend/cuda/dependent.cuh"
 #include "backend/cuda/element.cuh"
 
 namespace nanoflow::cuda {
@@ -29,6 +30,8 @@ __device__ __forceinline__ float silu(float x) {
 
 template <typename T, int N>
 __global__ void __launch_bounds__(kThreads) silu_kernel(SiluParams<T> p) {
+  let_next_start();
+  wait_for_previous();
   const int64_t work = static_cast<int64_t>(p.live.count()) * p.tiles;
   const int vectors = p.cols / N;
   for (int64_t item = blockIdx.x; item < work; item += gridDim.x) {
@@ -64,8 +67,7 @@ void launch_silu(SiluParams<T> p, int64_t rows, const Launch& launch) {
   p.tiles = (p.cols / N + per_block - 1) / per_block;
   const int64_t resident = static_cast<int64_t>(launch.sms) * (2048 / kThreads);
   const auto blocks = static_cast<unsigned>(std::min(rows * p.tiles, resident));
-  silu_kernel<T, N><<<blocks, kThreads, 0, launch.stream>>>(p);
-  check_launch("SiLU");
+  launch_dependent(silu_kernel<T, N>, blocks, kThreads, 0, rows, launch, "launching SiLU", p);
 }
 
 }  // namespace

@@ -7,6 +7,7 @@
 #include <fmt/format.h>
 
 #include "backend/cuda/fallback.h"
+#include "backend/cuda/gemm_few_rows.h"
 #include "base/check.h"
 
 namespace nanoflow {
@@ -28,6 +29,7 @@ struct Dispatch {
     cuda::run(args, launch);
   }
   void operator()(const GemmArgs& args) const {
+    if (cuda::supports_few_rows(args, *launch.device)) return cuda::run_few_rows(args, launch);
     if (cuda::Gemm::supports(args)) return gemm.run(args, launch);
     cuda::fallback::run(args, launch);
   }
@@ -51,6 +53,7 @@ struct WorkspaceBytes {
     return 0;
   }
   int64_t operator()(const GemmArgs& args) const {
+    if (cuda::supports_few_rows(args, device)) return 0;
     return cuda::Gemm::supports(args) ? gemm.workspace_bytes(args, sms) : 0;
   }
   int64_t operator()(const MoeCombineArgs& args) const { return cuda::workspace_bytes(args); }

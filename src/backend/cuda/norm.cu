@@ -2,6 +2,7 @@
 #include <algorithm>
 
 #include "backend/cuda/cuda.h"
+#include "backend/cuda/dependent.cuh"
 #include "backend/cuda/element.cuh"
 
 namespace nanoflow::cuda {
@@ -82,6 +83,8 @@ __device__ __forceinline__ void store_normed(const NormParams<T>& p, int64_t row
 
 template <typename T, int N, bool kAdd>
 __global__ void __launch_bounds__(kMaxThreads) norm_kernel(NormParams<T> p) {
+  let_next_start();
+  wait_for_previous();
   const int live = p.live.count(), threads = static_cast<int>(blockDim.x);
   const int thread = static_cast<int>(threadIdx.x);
   for (int64_t row = blockIdx.x; row < live; row += gridDim.x) {
@@ -131,8 +134,8 @@ void launch_norm(NormParams<T> p, int64_t rows, const Launch& launch) {
   const int threads = std::clamp((wanted + 31) / 32 * 32, 32, kMaxThreads);
   const int64_t resident = static_cast<int64_t>(launch.sms) * (2048 / std::max(threads, 64));
   const auto blocks = static_cast<unsigned>(std::min(rows, resident));
-  norm_kernel<T, N, kAdd><<<blocks, threads, 0, launch.stream>>>(p);
-  check_launch("an RMS norm");
+  launch_dependent(norm_kernel<T, N, kAdd>, blocks, threads, 0, rows, launch,
+                   "launching an RMS norm", p);
 }
 
 template <typename T, bool kAdd>

@@ -3,6 +3,7 @@
 #include <algorithm>
 
 #include "backend/cuda/cuda.h"
+#include "backend/cuda/dependent.cuh"
 #include "backend/cuda/element.cuh"
 
 namespace nanoflow::cuda {
@@ -99,6 +100,8 @@ __device__ __forceinline__ void process_head(const RopeParams<T>& p, int64_t row
 
 template <typename T, int N>
 __global__ void __launch_bounds__(kMaxThreads) rope_kernel(RopeParams<T> p) {
+  let_next_start();
+  wait_for_previous();
   const int live = p.live.count(), heads = p.q_heads + 2 * p.kv_heads;
   const int lane = static_cast<int>(threadIdx.x) % p.group;
   const int first = static_cast<int>(threadIdx.x) / p.group;
@@ -117,9 +120,9 @@ void launch_rope(RopeParams<T> p, int64_t rows, const Launch& launch) {
   const int heads = p.q_heads + 2 * p.kv_heads;
   const int threads = std::clamp((heads * p.group + 31) / 32 * 32, 32, kMaxThreads);
   const int64_t resident = static_cast<int64_t>(launch.sms) * (2048 / std::max(threads, 64));
-  rope_kernel<T, N>
-      <<<static_cast<unsigned>(std::min(rows, resident)), threads, 0, launch.stream>>>(p);
-  check_launch("rotary embedding");
+  const auto blocks = static_cast<unsigned>(std::min(rows, resident));
+  launch_dependent(rope_kernel<T, N>, blocks, threads, 0, rows, launch,
+                   "launching rotary embedding", p);
 }
 
 bool is_cache_aligned(const KvCacheView& c) {

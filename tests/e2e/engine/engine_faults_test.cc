@@ -126,7 +126,7 @@ TEST_F(EngineFaults, AnErrorOfOneOfTwoRanksEndsBoth) {
 
 TEST_F(EngineFaults, ALaunchThatIsRefusedNamesTheOperation) {
   start(false);
-  faults_->launches_left = 100;
+  faults_->launches_left = 15;  // in the second layer of the first step
   expect_all_end_with_error(submit(4));
   EXPECT_THAT(engine_->failure(), ::testing::ContainsRegex("step [0-9]+ \\(.* of layer [0-9], "
                                                            "rows 0 to .*injected: the launch"));

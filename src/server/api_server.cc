@@ -165,7 +165,8 @@ void ApiServer::handle(HttpRequest request, std::shared_ptr<HttpExchange> exchan
   call.headers.push_back({"X-Request-Id", call.id});
   cors_.add_headers(call.request, call.headers);
   if (call.request.method == "OPTIONS") return answer(call, cors_.preflight(call.request));
-  const std::string_view method = call.request.method == "HEAD" ? "GET" : call.request.method;
+  std::string_view method = call.request.method;
+  if (method == "HEAD") method = "GET";
   std::string others;  // methods that the path has
   for (const Route& route : routes()) {
     if (!route.matches(call.request.path)) continue;

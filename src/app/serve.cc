@@ -20,6 +20,7 @@
 #include "base/error.h"
 #include "server/api_server.h"
 #include "server/http.h"
+#include "server/log_line.h"
 #include "version.h"
 
 namespace nanoflow {
@@ -41,6 +42,7 @@ struct ServeOptions {
 };
 
 constexpr milliseconds kPoll{50};
+constexpr duration<double> kLogEvery{10};
 // A supervisor that asks /health every few seconds sees why before the process ends.
 constexpr duration<double> kFailureLinger{5};
 // For the last bytes of answers that the engine has given up.
@@ -76,10 +78,26 @@ bool wait_until(Condition done, duration<double> longest) {
   return true;
 }
 
+/// Returns when a signal has come or the engine has failed; logs what happens meanwhile.
+void watch(const Engine& engine, Logger& logger) {
+  EngineStats before = engine.stats();
+  auto last = steady_clock::now();
+  while (!interrupted() && engine.healthy()) {
+    std::this_thread::sleep_for(kPoll);
+    const duration<double> passed = steady_clock::now() - last;
+    if (passed < kLogEvery) continue;
+    const EngineStats now = engine.stats();
+    const std::string line = activity_line(before, now, passed.count());
+    if (!line.empty()) logger.info("{}", line);
+    before = now;
+    last = steady_clock::now();
+  }
+}
+
 /// Serves until a signal comes or the engine fails; the exit code.
 int serve_until_the_end(const ServeOptions& o, ApiServer& api, HttpServer& http, Engine& engine,
                         Logger& logger) {
-  while (!interrupted() && engine.healthy()) std::this_thread::sleep_for(kPoll);
+  watch(engine, logger);
   const auto idle = [&] { return api.in_flight() == 0; };
   const bool failed = !engine.healthy();
   if (failed) {
@@ -114,6 +132,7 @@ int run(const ServeOptions& options) {
                  .request_timeout = milliseconds(static_cast<int64_t>(o.request_timeout_s * 1e3))},
                 logger);
   HttpServer http(o.http, api, logger);
+  api.set_extras([&http] { return MetricsExtras{.http = http.stats()}; });
   http.start();
   logger.info("listening on {}; /health answers 503 while the model is loading",
               url_of(o, http.port()));

@@ -217,7 +217,7 @@ __global__ void __launch_bounds__(block_threads(D), 1)
     ptx::prefetch_map(&maps.v);
   }
 #endif
-  ptx::wait_dependencies();
+  wait_for_previous();
   if (thread < 2) split_at(p, static_cast<int>(blockIdx.x), thread)->row = -1;
   const int rows = live_decodes(p);
   const int tiles = find_share(p, c, rows);
@@ -226,15 +226,15 @@ __global__ void __launch_bounds__(block_threads(D), 1)
     produce<T, D>(p, maps, Walk(p, c, rows, tiles), aligned, plan, c);
   else
     consume<T, D, kHeads>(p, Walk(p, c, rows, tiles), aligned, buffer, plan, c);
-  ptx::launch_dependents();
+  let_next_start();
 }
 
 /// Block b adds the parts of the sequence that begins in decode block b and ends behind it.
 template <typename T>
 __global__ void __launch_bounds__(128) merge_kernel(const AttentionParams p) {
   extern __shared__ float maxima[];  // [parts][group]
-  ptx::wait_dependencies();
-  // No launch_dependents(): an SM gives shared memory back to L1 only when it is empty, and the
+  wait_for_previous();
+  // No let_next_start(): an SM gives shared memory back to L1 only when it is empty, and the
   // product behind this needs L1 (a step of 8 rows took 5.6 ms instead of 4.9).
   const int first = static_cast<int>(blockIdx.x), blocks = static_cast<int>(gridDim.x);
   const int thread = static_cast<int>(threadIdx.x);

@@ -116,20 +116,6 @@ __device__ __forceinline__ void fence_async() {
 #endif
 }
 
-/// The next kernel of the stream may start; it still waits for this one's results.
-__device__ __forceinline__ void launch_dependents() {
-#if __CUDA_ARCH__ >= 900
-  asm volatile("griddepcontrol.launch_dependents;" ::: "memory");
-#endif
-}
-
-/// Blocks until the kernel before this one has finished and its writes are visible.
-__device__ __forceinline__ void wait_dependencies() {
-#if __CUDA_ARCH__ >= 900
-  asm volatile("griddepcontrol.wait;" ::: "memory");
-#endif
-}
-
 // ---- fragments -------------------------------------------------------------------------------
 
 __device__ __forceinline__ void load_matrices(uint32_t (&r)[4], uint32_t address) {

@@ -30,7 +30,7 @@ std::string default_model() {
   for (fs::directory_iterator entry(deps, error), end; !error && entry != end;
        entry.increment(error)) {
     if (!entry->path().filename().string().starts_with(kWheel)) continue;
-    const std::string file = gguf_below(entry->path());
+    std::string file = gguf_below(entry->path());
     if (!file.empty()) return file;
   }
   return kHubId;

@@ -114,7 +114,7 @@ class HttpServer::Impl {
 HttpServer::HttpServer(const HttpOptions& options, HttpHandler& handler, Logger& logger)
     : impl_(std::make_unique<Impl>(options, handler, logger)) {}
 
-HttpServer::~HttpServer() {
+HttpServer::~HttpServer() {  // NOLINT(bugprone-exception-escape)
   stop();
 }
 

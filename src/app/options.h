@@ -4,6 +4,7 @@
 
 #include <cstdint>
 #include <functional>
+#include <optional>
 #include <string>
 
 namespace CLI {
@@ -38,6 +39,8 @@ struct ModelOptions {
   uint64_t seed = 0;
   bool verbose = false;
   int64_t timed_step_interval = 0;  ///< as EngineConfig's
+  /// Steps take this many microseconds and compute nothing; unset: the model is served.
+  std::optional<int64_t> null_step_us;
 };
 
 /// A check for add_option: a finite number in [low, high]. CLI11's own ranges let "nan" pass.

@@ -145,6 +145,15 @@ int run(const ServeOptions& options) {
   return serve_until_the_end(o, api, http, stack.engine(), logger);
 }
 
+void add_measurement_options(CLI::App& sub, ModelOptions& o) {
+  sub.add_option(
+         "--null-step-us", o.null_step_us,
+         "Compute nothing: steps take this many microseconds and tokens follow from a rule. "
+         "Measures the server without its model; answers are gibberish")
+      ->check(CLI::Range(int64_t{0}, int64_t{60'000'000}))
+      ->group("Measurement");
+}
+
 void add_http_options(CLI::App& sub, ServeOptions& o) {
   const char* group = "Server";
   sub.add_option("--host", o.http.host, "Address or name to listen on")
@@ -204,6 +213,7 @@ void add_serve(CLI::App& app, Command& command) {
   add_http_options(*sub, *o);
   add_model_options(*sub, o->model);
   add_skip_tokenizer_option(*sub, o->model);
+  add_measurement_options(*sub, o->model);
   sub->footer(
       "Examples:\n"
       "  nanoflow serve --model ./Llama-3-8B-Instruct --port 8000\n"

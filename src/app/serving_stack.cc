@@ -15,11 +15,13 @@
 #include "base/mmap.h"
 #include "base/progress.h"
 #include "base/units.h"
+#include "engine/null_runner.h"
 #include "engine/worker_group.h"
 #include "formats/gguf.h"
 #include "model/graph.h"
 #include "model/source.h"
 #include "text/tokenizer_loader.h"
+#include "text/unicode.h"
 
 namespace nanoflow {
 namespace {
@@ -109,6 +111,26 @@ void check_weights_fit(const EngineConfig& config, const ModelConfig& model, int
 int threads_per_rank(const ModelOptions& options) {
   const int threads = options.threads > 0 ? options.threads : usable_cores();
   return std::max(1, threads / options.tensor_parallel_size);
+}
+
+/// Tokens that a reader sees as they come: whole characters and nothing special. All but those that
+/// end an answer where there is no text.
+std::vector<int32_t> readable_tokens(const ModelConfig& model, const Tokenizer* tokenizer) {
+  const auto ends = [&](int32_t id) {
+    return std::find(model.eos_token_id.begin(), model.eos_token_id.end(), id) !=
+           model.eos_token_id.end();
+  };
+  std::vector<int32_t> ids;
+  for (int32_t id = 0; id < model.vocab_size; ++id) {
+    if (ends(id)) continue;
+    if (tokenizer != nullptr && (tokenizer->is_special(id) || tokenizer->token_bytes(id).empty() ||
+                                 !is_valid_utf8(tokenizer->token_bytes(id))))
+      continue;
+    ids.push_back(id);
+  }
+  if (ids.empty())
+    throw ConfigError("--null-step-us", "the vocabulary has no token of whole characters");
+  return ids;
 }
 
 struct StartReport {
@@ -205,50 +227,66 @@ ServingStack ServingStack::load(const ModelOptions& options) {
 
   const std::filesystem::path path = resolve_model(options);
   stack.model_config_ = read_model_config(path);
-  const DeviceChoice choice = choose_device(options.device);
+  const bool is_null = options.null_step_us.has_value();
+  const DeviceChoice choice = is_null ? DeviceChoice() : choose_device(options.device);
   if (choice.is_cuda && options.reference_kernels)
     throw ConfigError("--reference-kernels", "are the CPU's: add --device cpu");
   stack.engine_config_ = make_engine_config(options, choice);
-  if (!choice.is_cuda)
+  if (!choice.is_cuda && !is_null)
     check_weights_fit(stack.engine_config_, stack.model_config_, device_info(choice).free_bytes);
   stack.text_ = std::make_unique<TextModel>();
   stack.text_->name = options.served_name.empty() ? model_name(options, path) : options.served_name;
   stack.text_->defaults = sampling_defaults(stack.model_config_.generation);
   load_text(options, path, *stack.text_);
 
+  double load_s = 0;
+  std::unique_ptr<StepRunner> runner = is_null ? stack.make_null_runner(*options.null_step_us)
+                                               : stack.load_workers(options, path, choice, load_s);
+  stack.engine_ = std::make_unique<Engine>(stack.engine_config_, std::move(runner), *stack.clock_,
+                                           *stack.logger_);
+  stack.text_->limits = stack.engine_->limits();
+  print_summary(*stack.text_, stack.model_config_, stack.engine_config_, stack.device_,
+                {stack.clock_->now_s() - start_s, load_s,
+                 !is_null && options.device == "auto" && !choice.is_cuda});
+  return stack;
+}
+
+std::unique_ptr<StepRunner> ServingStack::make_null_runner(int64_t step_us) {
+  device_.name = fmt::format("none: nothing is computed, a step takes {} us", step_us);
+  return std::make_unique<NullRunner>(
+      null_limits(engine_config_, model_config_),
+      readable_tokens(model_config_, text_->tokenizer ? &*text_->tokenizer : nullptr),
+      step_us * 1000);
+}
+
+std::unique_ptr<StepRunner> ServingStack::load_workers(const ModelOptions& options,
+                                                       const std::filesystem::path& path,
+                                                       const DeviceChoice& choice, double& load_s) {
   const std::unique_ptr<CheckpointSource> source =
-      options.load_format == "dummy"
-          ? make_dummy_source(stack.model_config_, {.seed = options.seed})
-          : open_checkpoint(path, stack.model_config_);
-  DeviceInfo device;
+      options.load_format == "dummy" ? make_dummy_source(model_config_, {.seed = options.seed})
+                                     : open_checkpoint(path, model_config_);
   double loading_s = 0, loaded_s = 0;
   const auto make_backend = [&](Communicator& comm) -> std::unique_ptr<Backend> {
     auto backend = nanoflow::make_backend(choice, {.threads = threads_per_rank(options),
                                                    .comm = &comm,
                                                    .reference_kernels = options.reference_kernels});
-    if (comm.rank() == 0) device = backend->device();
+    if (comm.rank() == 0) device_ = backend->device();
     return backend;
   };
   std::optional<ProgressBar> bar;  // a refused checkpoint draws none
   const auto progress = [&](int64_t done, int64_t total) {
     if (interrupted()) throw EnvironmentError("interrupted while the weights were loading");
     if (!bar.has_value()) bar.emplace("Loading weights", total, ProgressBar::Unit::kBytes, stderr);
-    (done == 0 ? loading_s : loaded_s) = stack.clock_->now_s();
+    (done == 0 ? loading_s : loaded_s) = clock_->now_s();
     bar->set_total(total);
     bar->set(done);
   };
-  std::unique_ptr<StepRunner> runner = make_worker_group(
-      stack.engine_config_, stack.model_config_, *source, make_backend, *stack.logger_, progress,
-      [busy = stack.busy_.get()](const StepRecord& record) { busy->add(record); });
+  std::unique_ptr<StepRunner> runner =
+      make_worker_group(engine_config_, model_config_, *source, make_backend, *logger_, progress,
+                        [busy = busy_.get()](const StepRecord& record) { busy->add(record); });
   if (bar.has_value()) bar->finish();
-  stack.engine_ = std::make_unique<Engine>(stack.engine_config_, std::move(runner), *stack.clock_,
-                                           *stack.logger_);
-  stack.text_->limits = stack.engine_->limits();
-  stack.device_ = device;
-  print_summary(*stack.text_, stack.model_config_, stack.engine_config_, device,
-                {stack.clock_->now_s() - start_s, loaded_s - loading_s,
-                 options.device == "auto" && !choice.is_cuda});
-  return stack;
+  load_s = loaded_s - loading_s;
+  return runner;
 }
 
 }  // namespace nanoflow

@@ -12,6 +12,7 @@
 #include "base/log.h"
 #include "engine/config.h"
 #include "engine/engine.h"
+#include "engine/step_runner.h"
 #include "model/config.h"
 #include "ops/backend.h"
 #include "ops/busy_times.h"
@@ -49,6 +50,13 @@ class ServingStack {
 
  private:
   ServingStack() = default;
+  /// The device that --null-step-us asks for. Throws ConfigError.
+  [[nodiscard]] std::unique_ptr<StepRunner> make_null_runner(int64_t step_us);
+  /// The device of `choice` with the checkpoint's weights, read in `load_s` seconds.
+  [[nodiscard]] std::unique_ptr<StepRunner> load_workers(const ModelOptions& options,
+                                                         const std::filesystem::path& path,
+                                                         const DeviceChoice& choice,
+                                                         double& load_s);
 
   // Behind pointers, so that their addresses survive a move of the stack.
   std::unique_ptr<Logger> logger_;

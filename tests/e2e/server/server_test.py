@@ -282,6 +282,25 @@ class Disconnects(Shared):
         self.assertEqual(self.server.post("/v1/completions", GREEDY).status, 200)
 
 
+class NullDevice(Shared):
+    """The server without its model: everything but the computation is real."""
+
+    ARGS = ("--null-step-us", "100", "--max-num-seqs", "64")
+
+    def test_streams_readable_tokens(self):
+        body = {"prompt": PROMPT, "max_tokens": 200, "ignore_eos": True, "stream_options": {"include_usage": True}}
+        events = self.server.stream("/v1/completions", body)
+        texts = [e["choices"][0]["text"] for e in events if e["choices"]]
+        self.assertGreater(len("".join(texts)), 200)
+        self.assertNotIn("\ufffd", "".join(texts))
+        self.assertEqual(events[-1]["usage"]["completion_tokens"], 200)
+        whole = self.server.post("/v1/completions", {**body, "stream_options": None}).json()
+        self.assertEqual(whole["usage"]["completion_tokens"], 200)
+
+    def test_says_so(self):
+        self.assertIn("nothing is computed", self.server.text())
+
+
 class Lifecycle(unittest.TestCase):
     def test_loading_then_serving_then_draining(self):
         with Server(NANOFLOW, "--max-model-len", "2048", "--kv-cache-gib", "0.5", wait=False) as server:

@@ -99,7 +99,10 @@ void add_bench(CLI::App& app, Command& command) {
   bench->footer(
       "Examples:\n"
       "  nanoflow bench throughput --model ./Llama-3-8B --input-len 1024 --output-len 512\n"
-      "\"nanoflow bench throughput --help\" shows its options and more examples.");
+      "  nanoflow bench serve --port 8000 --random-input-len 1024 --random-output-len 128\n"
+      "\"nanoflow bench throughput --help\" and \"nanoflow bench serve --help\" show their options "
+      "and more\nexamples.");
+  add_bench_serve(*bench, command);
   CLI::App* sub = bench->add_subcommand("throughput", "Tokens per second of a synthetic workload");
   auto o = std::make_shared<BenchOptions>();  // shared by the options and the command they run
   sub->add_option("--input-len", o->workload.input_len, "Prompt tokens")

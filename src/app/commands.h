@@ -15,6 +15,7 @@ using Command = std::function<int()>;
 void add_generate(CLI::App& app, Command& command);
 void add_run_batch(CLI::App& app, Command& command);
 void add_bench(CLI::App& app, Command& command);
+void add_bench_serve(CLI::App& bench, Command& command);
 void add_serve(CLI::App& app, Command& command);
 void add_pull(CLI::App& app, Command& command);
 void add_inspect(CLI::App& app, Command& command);

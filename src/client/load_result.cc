@@ -6,6 +6,8 @@
 
 #include <fmt/format.h>
 
+#include "api/serving_stats.h"
+
 namespace nanoflow {
 namespace {
 
@@ -54,7 +56,7 @@ Summary summarise(const std::vector<double>& sorted) {
   for (const double value : sorted) s.mean += value / n;
   for (const double value : sorted) s.deviation += (value - s.mean) * (value - s.mean) / n;
   s.deviation = std::sqrt(s.deviation);
-  s.median = percentile(sorted, 50);
+  s.median = percentile(sorted, 0.5);
   return s;
 }
 
@@ -113,14 +115,6 @@ std::optional<double> RequestRecord::tpot_s() const {
   return (latency_s - ttft_s) / static_cast<double>(outputs() - 1);
 }
 
-double percentile(const std::vector<double>& sorted, double percent) {
-  if (sorted.empty()) return 0;
-  const double at = percent / 100 * static_cast<double>(sorted.size() - 1);
-  const auto low = static_cast<size_t>(at);
-  if (low + 1 >= sorted.size()) return sorted.back();
-  return sorted[low] + (sorted[low + 1] - sorted[low]) * (at - std::floor(at));
-}
-
 std::string result_block(const LoadResult& result, const ReportOptions& options) {
   const Totals totals = add_up(result, options);
   const double seconds = std::max(result.duration_s, 1e-9);
@@ -150,7 +144,7 @@ std::string result_block(const LoadResult& result, const ReportOptions& options)
     add_line(out, fmt::format("Median {} (ms):", metric.name), summary.median);
     for (const double percent : options.percentiles)
       add_line(out, fmt::format("P{} {} (ms):", percent_name(percent), metric.name),
-               percentile(values, percent));
+               percentile(values, percent / 100));
   }
   return out + fmt::format("{:=^50}\n", "");
 }
@@ -180,7 +174,7 @@ Json result_json(const LoadResult& result, const ReportOptions& options, bool de
     json.set(fmt::format("std_{}_ms", metric.key), summary.deviation);
     for (const double percent : options.percentiles)
       json.set(fmt::format("p{}_{}_ms", percent_name(percent), metric.key),
-               percentile(values, percent));
+               percentile(values, percent / 100));
   }
   if (!detailed) return json;
   Json input_lens{Json::Array{}}, output_lens{Json::Array{}}, start_times{Json::Array{}};

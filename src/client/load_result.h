@@ -46,10 +46,6 @@ struct ReportOptions {
   int64_t max_concurrency = 0;                             ///< 0: no limit
 };
 
-/// The value below which `percent` % of `sorted` lie, interpolated between neighbours as numpy
-/// does; 0 of nothing.
-[[nodiscard]] double percentile(const std::vector<double>& sorted, double percent);
-
 /// The block that ends a benchmark, ready to print.
 [[nodiscard]] std::string result_block(const LoadResult& result, const ReportOptions& options);
 

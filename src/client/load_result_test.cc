@@ -30,15 +30,6 @@ LoadResult three_requests() {
   return result;
 }
 
-TEST(LoadResult, PercentilesAreNumpys) {
-  const std::vector<double> values = {1, 2, 4, 8};
-  EXPECT_DOUBLE_EQ(percentile(values, 0), 1);
-  EXPECT_DOUBLE_EQ(percentile(values, 50), 3);
-  EXPECT_DOUBLE_EQ(percentile(values, 99), 7.88);
-  EXPECT_DOUBLE_EQ(percentile(values, 100), 8);
-  EXPECT_DOUBLE_EQ(percentile({}, 50), 0);
-}
-
 TEST(LoadResult, CountsWhatWasServed) {
   ReportOptions options{.goodput_ms = {{"ttft", 200}}, .request_rate = HUGE_VAL};
   const Json json = result_json(three_requests(), options, true);

@@ -35,6 +35,7 @@
 #include "client/load_client.h"
 #include "client/load_requests.h"
 #include "client/load_result.h"
+#include "client/stream_event.h"
 
 namespace nanoflow {
 namespace {
@@ -109,7 +110,13 @@ LoadTarget make_target(const BenchServeOptions& o) {
   return target;
 }
 
-/// Id of the first model of /v1/models. Throws NetworkError.
+/// Whether the same request may well be served later: a server that loads its model says 503.
+bool may_pass(int http_status) {
+  return http_status == 0 || http_status == 429 || http_status >= 500;
+}
+
+/// Id of the first model of /v1/models. Throws NetworkError where it may come yet, else
+/// ConfigError.
 std::string first_model(const LoadTarget& target) {
   const PlainAnswer answer = get(target, "/v1/models", kAnswerTimeout);
   const Result<Json> json = parse_json(answer.body);
@@ -118,8 +125,10 @@ std::string first_model(const LoadTarget& target) {
     const Json* id = data->as_array().front().find("id");
     if (id != nullptr && id->is_string()) return id->as_string();
   }
-  throw NetworkError(fmt::format("{}/v1/models answers {} and names no model; use --model",
-                                 target.url(), answer.status));
+  const std::string failure = fmt::format("{}/v1/models answers {}: {}", target.url(),
+                                          answer.status, error_message(answer.body));
+  if (may_pass(answer.status)) throw NetworkError(failure);
+  throw ConfigError("--model", "is not given, and " + failure);
 }
 
 /// Repeats `attempt` (which says why it failed, or "") until it succeeds. Throws NetworkError after
@@ -236,7 +245,11 @@ void prepare(const BenchServeOptions& o, const LoadTarget& target,
     return run_load(target, few, {o.endpoint, o.max_concurrency}, interrupted(), [](int64_t) {});
   };
   if (o.ready_timeout_s > 0)
-    wait_until_ready(o, clock, start_s, [&] { return send(1).records[0].error; });
+    wait_until_ready(o, clock, start_s, [&] {
+      const RequestRecord record = send(1).records[0];
+      if (!record.error.empty() && !may_pass(record.http_status)) throw NetworkError(record.error);
+      return record.error;
+    });
   if (o.num_warmups > 0) (void)send(o.num_warmups);
 }
 

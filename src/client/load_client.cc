@@ -66,10 +66,10 @@ class StreamSink final : public AnswerSink {
   StreamSink(RequestRecord& record, LoadResult& result, steady_clock::time_point start)
       : record_(record), result_(result), start_(start) {}
 
-  void on_status(int status) override { status_ = status; }
+  void on_status(int status) override { record_.http_status = status; }
 
   bool on_body(std::string_view bytes) override {
-    if (status_ != 200) {
+    if (record_.http_status != 200) {
       refusal_.append(bytes.substr(0, kMaxErrorBytes - refusal_.size()));
       return true;
     }
@@ -80,12 +80,12 @@ class StreamSink final : public AnswerSink {
   }
 
   /// Nothing of an answer has come.
-  [[nodiscard]] bool is_untouched() const { return status_ == 0; }
+  [[nodiscard]] bool is_untouched() const { return record_.http_status == 0; }
 
   void finish() {
     record_.is_finished = true;
-    if (status_ != 200 && record_.error.empty())
-      record_.error = fmt::format("HTTP {}: {}", status_, error_message(refusal_));
+    if (record_.http_status != 200 && record_.error.empty())
+      record_.error = fmt::format("HTTP {}: {}", record_.http_status, error_message(refusal_));
     if (!has_first_ && record_.error.empty()) record_.error = "the answer has no tokens";
   }
 
@@ -124,7 +124,6 @@ class StreamSink final : public AnswerSink {
   const steady_clock::time_point start_;
   SseSplitter splitter_;
   std::string refusal_;
-  int status_ = 0;
   bool has_first_ = false;
 };
 

@@ -120,6 +120,7 @@ TEST(LoadClient, CountsChunksAndTakesTheServersUsage) {
     const LoadResult result = run(server, 2);
     ASSERT_EQ(result.records[0].error, "");
     ASSERT_EQ(result.records[1].error, "");
+    EXPECT_EQ(result.records[0].http_status, 200);
     EXPECT_EQ(result.records[0].prompt_tokens, 4);
     EXPECT_EQ(result.records[0].outputs(), 9);
     EXPECT_EQ(result.records[0].itls_s.size(), 1u);

@@ -21,6 +21,7 @@ struct RequestRecord {
   std::vector<float> itls_s;   ///< gaps between chunks
   int64_t prompt_tokens = 0;   ///< the server's count, else the client's
   int64_t output_tokens = -1;  ///< the server's count; -1: chunks are counted
+  int http_status = 0;         ///< of the answer; 0: none came
   std::string error;
 
   [[nodiscard]] bool is_completed() const { return is_finished && error.empty(); }

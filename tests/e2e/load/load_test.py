@@ -84,8 +84,13 @@ class BenchServe(unittest.TestCase):
         out, err, result = self.bench("--num-prompts", "3", "--ready-check-timeout-sec", "0", "--model", "other", code=1)
         self.assertIn("3 requests failed: HTTP 404", err)
         self.assertEqual((result["completed"], result["failed"]), (0, 3))
-        _, err, _ = self.bench("--ready-check-timeout-sec", "0.1", key="wrong", code=1)
-        self.assertIn("401", err)
+
+    def test_a_refusal_is_not_waited_for(self):
+        for arguments in (), ("--model", "other"):
+            begin = time.monotonic()
+            _, err, _ = self.bench(*arguments, key="secret" if arguments else "wrong", code=1)
+            self.assertIn("404" if arguments else "401", err)
+            self.assertLess(time.monotonic() - begin, 20)
 
     def test_nobody_there(self):
         with socket.create_server(("127.0.0.1", 0)) as free:
@@ -113,6 +118,22 @@ class BenchServe(unittest.TestCase):
                              "--result-filename", "many.json", "--num-warmups", "1")
         _, err = process.communicate(timeout=60)
         self.assertEqual(process.returncode, 0, err)
+
+    def test_tls(self):
+        names = [str(self.folder / name) for name in ("key.pem", "cert.pem")]
+        subprocess.run(["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2", "-subj", "/CN=localhost",
+                        "-addext", "subjectAltName=IP:127.0.0.1", "-keyout", names[0], "-out", names[1]],
+                       check=True, capture_output=True)
+        with Server(NANOFLOW, "--null-step-us", "0", "--ssl-keyfile", names[0], "--ssl-certfile", names[1], wait=False) as server:
+            command = [NANOFLOW, "bench", "serve", "--base-url", f"https://127.0.0.1:{server.port}", "--num-prompts", "20",
+                       "--ready-check-timeout-sec"]
+            trusting = {**os.environ, "SSL_CERT_FILE": names[1]}
+            done = subprocess.run([*command, "60"], capture_output=True, text=True, timeout=90, env=trusting)
+            self.assertEqual(done.returncode, 0, done.stderr)
+            self.assertRegex(done.stdout, r"Successful requests: +20 ")
+            done = subprocess.run([*command, "0.1"], capture_output=True, text=True, timeout=90)
+            self.assertEqual(done.returncode, 1, "a certificate that nobody vouches for")
+            self.assertIn("certificate", done.stderr)
 
     def test_wrong_usage(self):
         for arguments, why in ((("--goodput", "speed:3"), "--goodput"), (("--extra-body", "[1]"), "--extra-body"),

@@ -9,7 +9,7 @@ Files that are compiled alike are checked in batches, each joined into one sourc
 the standard library's headers, and a batch pays for them once. Files whose file-local names would meet are kept apart,
 and a batch that does not compile as one is halved until it does. Findings name the file and line they come from.
 Tests are checked too, by fewer checks (NOT_IN_TESTS): the path-sensitive analyzer is the slow half. A file that is
-compiled several ways is checked as it is compiled first. CUDA files (.cu) are not checked.
+compiled several ways is checked as it is compiled first. CUDA files (.cu) and coroutines (COROUTINES) are not checked.
 
 Clean files are remembered by hash in $XDG_CACHE_HOME/nanoflow-tidy (default ~/.cache/nanoflow-tidy).
 """
@@ -40,6 +40,9 @@ ANALYZER = ["-Xclang", "-analyzer-config", "-Xclang", "mode=shallow"]
 NOT_IN_TESTS = ("-clang-analyzer-*,-performance-*,-cppcoreguidelines-*,"
                 "-bugprone-implicit-widening-of-multiplication-result,-bugprone-narrowing-conversions,"
                 "-bugprone-exception-escape")
+
+# Coroutines, which clang 14 cannot compile with libstdc++ (it has <experimental/coroutine> only).
+COROUTINES = {ROOT / "src/client/connection.cc", ROOT / "src/client/load_client.cc"}
 
 # What g++'s command lines have and clang, or a source that is elsewhere, must not see.
 DROPPED = re.compile(r"-(O.|g\d?|c|Werror|Wno-psabi|Wno-restrict|fPI[CE])")
@@ -115,7 +118,7 @@ def sources_to_check(build, folders, salt, cache):
     for entry in json.loads((build / "compile_commands.json").read_text()):
         path = pathlib.Path(entry["file"])
         wanted = path.suffix == ".cc" and path.is_file() and any(path.is_relative_to(f) for f in folders)
-        if path in seen or not wanted:
+        if path in seen or path in COROUTINES or not wanted:
             continue
         seen.add(path)
         flags = flags_of(entry)

@@ -43,6 +43,9 @@ class FieldReader {
   /// Members that are not null and that nobody has asked for: typing errors, for example.
   [[nodiscard]] std::vector<std::string> unknown() const;
 
+  /// All names that were asked for or allowed so far.
+  [[nodiscard]] const std::set<std::string_view>& known() const { return asked_; }
+
   /// Keeps the first error only.
   void fail(std::string_view key, std::string message,
             ErrorCode code = ErrorCode::kInvalidArgument);

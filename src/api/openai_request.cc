@@ -237,14 +237,9 @@ void check_combinations(FieldReader& reader, const OpenAiRequest& request,
     reader.fail("prompt_logprobs", "cannot be combined with \"stream\": true");
 }
 
-}  // namespace
-
-Result<OpenAiRequest> parse_openai_request(Endpoint endpoint, const Json& body,
-                                           const SamplingDefaults& defaults,
-                                           const RequestLimits& limits) {
-  if (!body.is_object())
-    return fail(ErrorCode::kInvalidArgument,
-                fmt::format("the body must be a JSON object, not {}", body.type_name()));
+/// All fields of a body; errors stay with the reader.
+OpenAiRequest read_request(FieldReader& reader, Endpoint endpoint, const Json& body,
+                           const SamplingDefaults& defaults, const RequestLimits& limits) {
   OpenAiRequest request;
   request.endpoint = endpoint;
   request.sampling.temperature = defaults.temperature;
@@ -254,7 +249,6 @@ Result<OpenAiRequest> parse_openai_request(Endpoint endpoint, const Json& body,
   request.sampling.repetition_penalty = defaults.repetition_penalty;
   if (endpoint == Endpoint::kCompletions)
     request.sampling.max_tokens = defaults.completion_max_tokens;
-  FieldReader reader(body);
   reader.read("model", request.model);
   if (endpoint == Endpoint::kChatCompletions) {
     read_chat(reader, request);
@@ -292,6 +286,19 @@ Result<OpenAiRequest> parse_openai_request(Endpoint endpoint, const Json& body,
   check_combinations(reader, request, limits);
   reader.allow({"user", "metadata", "store", "service_tier", "safety_identifier",
                 "prompt_cache_key", "prompt_cache_retention", "request_id", "parallel_tool_calls"});
+  return request;
+}
+
+}  // namespace
+
+Result<OpenAiRequest> parse_openai_request(Endpoint endpoint, const Json& body,
+                                           const SamplingDefaults& defaults,
+                                           const RequestLimits& limits) {
+  if (!body.is_object())
+    return fail(ErrorCode::kInvalidArgument,
+                fmt::format("the body must be a JSON object, not {}", body.type_name()));
+  FieldReader reader(body);
+  OpenAiRequest request = read_request(reader, endpoint, body, defaults, limits);
   if (limits.allow_unknown_fields) {
     request.unknown_fields = reader.unknown();
   } else {
@@ -299,6 +306,14 @@ Result<OpenAiRequest> parse_openai_request(Endpoint endpoint, const Json& body,
   }
   if (!reader.ok()) return tl::unexpected(*reader.error());
   return request;
+}
+
+std::set<std::string_view> known_fields(Endpoint endpoint) {
+  // What the parser asks of a body that has what is required: it asks for every field.
+  const Json body = Json::object({{"prompt", "a"}, {"messages", Json::array({Json::object()})}});
+  FieldReader reader(body);
+  (void)read_request(reader, endpoint, body, {}, {});
+  return reader.known();
 }
 
 }  // namespace nanoflow

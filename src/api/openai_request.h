@@ -4,7 +4,9 @@
 
 #include <cstdint>
 #include <optional>
+#include <set>
 #include <string>
+#include <string_view>
 #include <variant>
 #include <vector>
 
@@ -77,5 +79,8 @@ struct SamplingDefaults {
 Result<OpenAiRequest> parse_openai_request(Endpoint endpoint, const Json& body,
                                            const SamplingDefaults& defaults = {},
                                            const RequestLimits& limits = {});
+
+/// Names of all fields that a body of `endpoint` may have; they live as long as the program.
+std::set<std::string_view> known_fields(Endpoint endpoint);
 
 }  // namespace nanoflow

@@ -7,6 +7,7 @@
 
 #include "api/completion.h"
 #include "server/answers.h"
+#include "server/openapi.h"
 #include "server/text_routes.h"
 
 namespace nanoflow {
@@ -106,6 +107,14 @@ const std::vector<ApiServer::Route>& ApiServer::routes() {
        .respond =
            [](ApiServer& api, const Call&) {
              return json_answer(Json::object({{"version", api.options_.version}}));
+           }},
+      {.method = "GET",
+       .path = "/openapi.json",
+       .guarded = false,
+       .needs_model = false,
+       .respond =
+           [](ApiServer& api, const Call&) {
+             return HttpResponse{.body = openapi_document(api.options_.version)};
            }},
       {.method = "GET",
        .path = "/load",

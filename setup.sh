@@ -94,6 +94,21 @@ fetch_wheels() {
   done
 }
 
+# fetch_python GROUP: a virtual environment in .deps with the group's Python packages; sets NANOFLOW_TEST_PYTHON, its bin.
+fetch_python() {
+  local pins root
+  pins=$(sed -n "s/^python  *$1  *\([^ ]*\)  *\([^ ]*\)$/\1==\2/p" "$NANOFLOW_ROOT/deps.lock")
+  root="$NANOFLOW_DEPS/python-$1-$(cksum <<< "$pins" | cut -d ' ' -f 1)"
+  export NANOFLOW_TEST_PYTHON="$root/bin"
+  [ -e "$root/complete" ] && return 0
+  say "fetching Python packages for tests"
+  rm -rf "$root"
+  python3 -m venv "$root" &&
+    "$root/bin/python" -m pip install --quiet --disable-pip-version-check --only-binary=:all: --no-deps $pins ||
+    die "cannot install Python packages: is there a network, does pip reach an index?"
+  touch "$root/complete"
+}
+
 # find_nvcc: where cmake would find it, too.
 find_nvcc() {
   local candidate

@@ -13,8 +13,8 @@
 #include "app/ceilings.h"
 #include "app/commands.h"
 #include "app/device_choice.h"
+#include "app/device_metrics.h"
 #include "app/energy_meter.h"
-#include "app/gpu_energy.h"
 #include "app/options.h"
 #include "app/serving_stack.h"
 #include "app/signals.h"
@@ -37,11 +37,6 @@ struct BenchOptions {
   std::string trace;
   std::string json;
 };
-
-std::unique_ptr<EnergyMeter> make_energy_meter(const DeviceChoice& device) {
-  if (device.is_cuda) return std::make_unique<GpuEnergy>(gpu_bus_id(device));
-  return std::make_unique<PackageEnergy>();
-}
 
 int run(BenchOptions o) {
   if (!o.json.empty()) require_writable(o.json);  // not after minutes of work

@@ -14,6 +14,7 @@
 
 #include "app/commands.h"
 #include "app/default_model.h"
+#include "app/device_metrics.h"
 #include "app/options.h"
 #include "app/serving_stack.h"
 #include "app/signals.h"
@@ -79,13 +80,14 @@ bool wait_until(Condition done, duration<double> longest) {
 }
 
 /// Returns when a signal has come or the engine has failed; logs what happens meanwhile.
-void watch(const Engine& engine, Logger& logger) {
+void watch(const Engine& engine, DeviceMetrics& device, Logger& logger) {
   EngineStats before = engine.stats();
   auto last = steady_clock::now();
   while (!interrupted() && engine.healthy()) {
     std::this_thread::sleep_for(kPoll);
     const duration<double> passed = steady_clock::now() - last;
     if (passed < kLogEvery) continue;
+    device.poll();
     const EngineStats now = engine.stats();
     const std::string line = activity_line(before, now, passed.count());
     if (!line.empty()) logger.info("{}", line);
@@ -96,8 +98,8 @@ void watch(const Engine& engine, Logger& logger) {
 
 /// Serves until a signal comes or the engine fails; the exit code.
 int serve_until_the_end(const ServeOptions& o, ApiServer& api, HttpServer& http, Engine& engine,
-                        Logger& logger) {
-  watch(engine, logger);
+                        DeviceMetrics& device, Logger& logger) {
+  watch(engine, device, logger);
   const auto idle = [&] { return api.in_flight() == 0; };
   const bool failed = !engine.healthy();
   if (failed) {
@@ -132,17 +134,23 @@ int run(const ServeOptions& options) {
                  .request_timeout = milliseconds(static_cast<int64_t>(o.request_timeout_s * 1e3))},
                 logger);
   HttpServer http(o.http, api, logger);
-  api.set_extras([&http] { return MetricsExtras{.http = http.stats()}; });
   http.start();
   logger.info("listening on {}; /health answers 503 while the model is loading",
               url_of(o, http.port()));
   ServingStack stack = ServingStack::load(o.model);
+  DeviceMetrics device(stack);
+  api.set_extras([&http, &device] {
+    device.poll();
+    MetricsExtras extras{.http = http.stats()};
+    device.add_to(extras);
+    return extras;
+  });
   api.attach(http, stack.engine(), stack.text());
   compute_a_token(stack.engine());
   if (!interrupted()) api.set_healthy();
   fmt::print(stderr, "  {:<10}{}{}\n", "serving", url_of(o, http.port()),
              o.api_keys.empty() ? "" : " (API key needed)");
-  return serve_until_the_end(o, api, http, stack.engine(), logger);
+  return serve_until_the_end(o, api, http, stack.engine(), device, logger);
 }
 
 void add_measurement_options(CLI::App& sub, ModelOptions& o) {
@@ -191,6 +199,11 @@ void add_http_options(CLI::App& sub, ServeOptions& o) {
       ->group(group);
   sub.add_option("--max-body-mib", o.max_body_mib, "Larger requests get 413")
       ->check(number_between(0.001, 1024))
+      ->capture_default_str()
+      ->group(group);
+  sub.add_option("--timed-step-interval", o.model.timed_step_interval,
+                 "Measure the operations of one step in this many for /metrics; 0: of none")
+      ->check(CLI::Range(int64_t{0}, int64_t{INT32_MAX}))
       ->capture_default_str()
       ->group(group);
   sub.add_option("--request-timeout", o.request_timeout_s,

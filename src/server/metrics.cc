@@ -117,16 +117,21 @@ void write_extras(Text& text, const MetricsExtras& extras) {
                number(extras.http.malformed));
   text.counter("nanoflow:http_cut_off_total", "Clients that read too slowly",
                number(extras.http.cut_off));
-  if (extras.mfu.has_value())
-    text.gauge("nanoflow:mfu", "Model FLOPs over the device's datasheet rate, 0 to 1", *extras.mfu);
+  if (extras.model_flops.has_value())
+    text.counter("nanoflow:model_flops_total",
+                 "FLOPs of the model's weights for all tokens; MFU is its rate over peak_flops",
+                 *extras.model_flops);
+  if (extras.peak_flops.has_value())
+    text.gauge("nanoflow:peak_flops", "Dense FLOPs per second by the devices' datasheet",
+               *extras.peak_flops);
   if (extras.energy_joules.has_value())
     text.counter("nanoflow:energy_joules_total", "Energy that the device has taken",
                  *extras.energy_joules);
-  if (extras.resource_seconds.empty()) return;
+  if (extras.kind_seconds.empty()) return;
   text.begin("nanoflow:step_seconds_total", "counter",
-             "Device time of timed steps by the resource that bounds the operation");
-  for (const auto& [resource, value] : extras.resource_seconds)
-    text.sample("nanoflow:step_seconds_total", value, fmt::format("resource=\"{}\"", resource));
+             "Device time of the timed steps by kind of operation, summed over lanes");
+  for (const auto& [kind, value] : extras.kind_seconds)
+    text.sample("nanoflow:step_seconds_total", value, fmt::format("kind=\"{}\"", kind));
 }
 
 }  // namespace

@@ -36,9 +36,11 @@ struct RequestRecord {
 /// What others than the engine and the server know at the time of a scrape.
 struct MetricsExtras {
   HttpStats http;
-  std::optional<double> mfu;  ///< model FLOPs over the datasheet's, of the timed steps
-  std::vector<std::pair<std::string, double>> resource_seconds;  ///< device time by what bounds it
-  std::optional<double> energy_joules;                           ///< of the device, since start
+  std::optional<double> model_flops;  ///< of all tokens so far
+  std::optional<double> peak_flops;   ///< per second, by the datasheet, of all devices together
+  /// Device time of the timed steps by kind of operation.
+  std::vector<std::pair<std::string, double>> kind_seconds;
+  std::optional<double> energy_joules;  ///< of the device, since start
 };
 
 /// Upper bounds of a histogram's buckets and their counts. Thread-safe, without locks.

@@ -91,14 +91,13 @@ TEST(Metrics, BucketsRiseAndEndAtTheCount) {
 
 TEST(Metrics, DeviceFiguresOnlyWhereTheyAreKnown) {
   const ServerMetrics metrics("m");
-  EXPECT_EQ(metrics.prometheus({}, {}, {}).find("nanoflow:mfu"), std::string::npos);
+  EXPECT_EQ(metrics.prometheus({}, {}, {}).find("nanoflow:peak_flops"), std::string::npos);
   const std::string text = metrics.prometheus(
-      {}, {}, {.mfu = 0.5, .resource_seconds = {{"compute", 1.5}}, .energy_joules = 7});
+      {}, {}, {.peak_flops = 0.5, .kind_seconds = {{"gemm", 1.5}}, .energy_joules = 7});
   const auto got = samples_of(text);
-  EXPECT_EQ(got.at("nanoflow:mfu{model_name=\"m\",engine=\"0\"}"), 0.5);
-  EXPECT_EQ(
-      got.at("nanoflow:step_seconds_total{model_name=\"m\",engine=\"0\",resource=\"compute\"}"),
-      1.5);
+  EXPECT_EQ(got.at("nanoflow:peak_flops{model_name=\"m\",engine=\"0\"}"), 0.5);
+  EXPECT_EQ(got.at("nanoflow:step_seconds_total{model_name=\"m\",engine=\"0\",kind=\"gemm\"}"),
+            1.5);
 }
 
 TEST(Metrics, CountFromManyThreads) {

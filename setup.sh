@@ -109,6 +109,29 @@ fetch_python() {
   touch "$root/complete"
 }
 
+# fetch_sdists GROUP...: unpacks source archives into .deps/NAME. pip asks an archive's own build system for its
+# metadata before it hands the archive over; a stand-in answers from PKG-INFO, so that nothing of the archive is run.
+fetch_sdists() {
+  local group name version hash work
+  for group in "$@"; do
+    while read -r name version hash; do
+      local target="$NANOFLOW_DEPS/$name-$version"
+      [ -d "$target" ] && continue
+      say "fetching $name $version"
+      mkdir -p "$NANOFLOW_DEPS"
+      work=$(mktemp -d "$NANOFLOW_DEPS/fetch.XXXXXX")
+      echo "$name==$version --hash=sha256:$hash" > "$work/requirements.txt"
+      PYTHONPATH="$NANOFLOW_ROOT/tools/sdist_backend" python3 -m pip download --quiet --disable-pip-version-check \
+        --no-deps --no-binary=:all: --no-build-isolation --require-hashes \
+        --dest "$work" --requirement "$work/requirements.txt" ||
+        { rm -rf "$work"; die "cannot download $name $version: is there a network, does pip reach an index?"; }
+      tar -xzf "$work"/*.tar.gz -C "$work" || { rm -rf "$work"; die "cannot unpack $name $version: is the disk full?"; }
+      mv "$work/$name-$version" "$target"
+      rm -rf "$work"
+    done < <(sed -n "s/^sdist  *$group  *//p" "$NANOFLOW_ROOT/deps.lock")
+  done
+}
+
 # find_nvcc: where cmake would find it, too.
 find_nvcc() {
   local candidate
@@ -211,6 +234,7 @@ progress_lines() {
 setup_release() {
   install_packages build
   fetch_wheels build
+  fetch_sdists build
   choose_cuda
   build release nanoflow
 }

@@ -7,6 +7,7 @@ set -euo pipefail
 . "$(dirname "${BASH_SOURCE[0]}")/setup.sh"
 install_packages build test
 fetch_wheels build test
+fetch_sdists build
 sh "$NANOFLOW_ROOT/tools/fetch_test_inputs.sh" "$NANOFLOW_DEPS"
 choose_cuda
 build ci

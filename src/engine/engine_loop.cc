@@ -48,7 +48,8 @@ EngineLoop::EngineLoop(const EngineConfig& config, const EngineLimits& limits,
       scheduler_({.max_num_batched_tokens = config.max_num_batched_tokens,
                   .max_num_seqs = config.max_num_seqs,
                   .num_pages = limits.num_pages,
-                  .page_size = limits.page_size}) {
+                  .page_size = limits.page_size,
+                  .vocab_size = limits.vocab_size}) {
   stats_.kv_pages_total = limits.num_pages;
   thread_ = std::thread([this] { run(); });
 }

@@ -156,6 +156,15 @@ class FakeRunner final : public StepRunner {
         "prompt history is wrong");
   }
 
+  static void append_masked(const StepBatch& b, const SamplingRow& row,
+                            std::vector<int32_t>& forbidden) {
+    const auto first = static_cast<size_t>(row.mask * mask_words(kVocab));
+    for (int32_t id = 0; id < kVocab; ++id) {
+      const auto word = static_cast<uint32_t>(b.masks.at(first + static_cast<size_t>(id / 32)));
+      if ((word >> (id % 32) & 1U) == 0) forbidden.push_back(id);
+    }
+  }
+
   void sample(const StepBatch& b, size_t n, StepResults& results) {
     const SamplingRow& row = b.sampling[n];
     const std::vector<int32_t> tokens = read_sequence(b, b.sample_rows[n]);
@@ -163,8 +172,9 @@ class FakeRunner final : public StepRunner {
                row.position, tokens.size());
     int32_t token = row.target;
     if (token < 0) {
-      const std::vector<int32_t> forbidden(b.bias_ids.begin() + row.forbid_eos_begin,
-                                           b.bias_ids.begin() + row.bias_begin);
+      std::vector<int32_t> forbidden(b.bias_ids.begin() + row.forbid_eos_begin,
+                                     b.bias_ids.begin() + row.bias_begin);
+      if (row.mask >= 0) append_masked(b, row, forbidden);
       token = next_token(tokens, row.seed, forbidden, eos_period_);
       if (row.presence_penalty != 0 || row.repetition_penalty != 1) check_history(b, row, tokens);
       last_token_.at(static_cast<size_t>(row.slot)) = token;

@@ -4,6 +4,7 @@
 
 #include "engine/row_bucket.h"
 #include "engine/step_plans.h"
+#include "engine/token_constraint.h"
 
 namespace nanoflow {
 namespace {
@@ -38,7 +39,7 @@ MemoryNeed memory_need(const EngineConfig& config, const ModelConfig& model, Bac
       StepPlans::estimate_bytes(backend, model, weights, options.dtype, config.tp_size,
                                 config.pipeline, step_capacity(config));
   return {.weight_bytes = weights.bytes(),
-          .work_bytes = work_bytes,
+          .work_bytes = work_bytes + config.max_num_seqs * mask_words(model.vocab_size) * 4,
           .page_bytes = layout.bytes_per_page * model.num_hidden_layers,
           .page_tokens = layout.page_size,
           .max_model_len = config.max_model_len};

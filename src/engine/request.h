@@ -7,6 +7,7 @@
 #include <cstdint>
 #include <deque>
 #include <functional>
+#include <memory>
 #include <mutex>
 #include <optional>
 #include <span>
@@ -16,6 +17,7 @@
 #include <vector>
 
 #include "base/result.h"
+#include "engine/token_constraint.h"
 
 namespace nanoflow {
 
@@ -62,6 +64,9 @@ struct Request {
   SamplingParams sampling;
   /// Ids that end the output; unset: the model's own.
   std::optional<std::vector<int32_t>> eos_token_ids;
+  /// What the output must be, or null; shared with whoever compiled it. EOS ids then end the output
+  /// even with ignore_eos, and min_tokens yields where nothing but the end may follow.
+  std::shared_ptr<const TokenConstraint> constraint;
 };
 
 enum class FinishReason : uint8_t {

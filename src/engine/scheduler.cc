@@ -45,7 +45,11 @@ void Scheduler::add(std::unique_ptr<Sequence> sequence, int64_t now_ns) {
   NANO_CHECK(sequences_.emplace(id, shared).second, "request {} exists", id);
   NANO_CHECK(waiting_.emplace(shared->rank(), shared).second, "arrival {}", shared->arrival);
   ++stats_.unscheduled;
-  if (shared->total_rows() == 0) finish(shared, FinishReason::kLength, now_ns);
+  if (shared->total_rows() == 0) {
+    finish(shared, FinishReason::kLength, now_ns);
+  } else if (!start_constraint(*shared)) {
+    finish(shared, FinishReason::kError, now_ns, constraint_failure());
+  }
 }
 
 bool Scheduler::schedule(StepBatch& batch, int64_t now_ns) {
@@ -54,8 +58,9 @@ bool Scheduler::schedule(StepBatch& batch, int64_t now_ns) {
   prefills_.clear();
   claimed_pages_ = 0;
   short_of_pages_ = false;
-  const auto decodes = std::count_if(running_.begin(), running_.end(),
-                                     [](const SequencePtr& s) { return s->is_decode(); });
+  const auto decodes = std::count_if(running_.begin(), running_.end(), [](const SequencePtr& s) {
+    return s->is_decode() && !s->awaits_token();
+  });
   int64_t prefill_budget = config_.max_num_batched_tokens - decodes;
   plan_running(prefill_budget);
   plan_waiting(prefill_budget, now_ns);
@@ -78,6 +83,7 @@ void Scheduler::plan_running(int64_t& prefill_budget) {
   for (size_t i = 0; i < running_.size(); ++i) {
     const SequencePtr sequence = running_[i];
     NANO_CHECK(sequence->num_pending <= 1, "{} results are missing", sequence->num_pending);
+    if (sequence->awaits_token()) continue;
     const bool decode = sequence->is_decode();
     const int64_t wanted = decode ? 1 : std::min(sequence->ready_rows(), prefill_budget);
     if (wanted <= 0) continue;

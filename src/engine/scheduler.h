@@ -30,6 +30,7 @@ struct SchedulerConfig {
   int64_t max_num_seqs = 0;
   int64_t num_pages = 0;
   int64_t page_size = 0;
+  int64_t vocab_size = 0;  ///< of the masks of constrained sequences
 };
 
 /// Totals since construction, except where "now".
@@ -45,6 +46,9 @@ struct SchedulerStats {
   int64_t recomputed_rows = 0;  ///< rows that preemption threw away
   int64_t finished_stop = 0, finished_length = 0, finished_abort = 0, finished_error = 0;
 };
+
+/// Of a request whose output its constraint lets come no further.
+TokenEvent constraint_failure();
 
 class Scheduler {
  public:
@@ -116,6 +120,10 @@ class Scheduler {
   [[nodiscard]] int64_t unclaimed_free_pages() const;
   [[nodiscard]] GrowthForecast forecast_running() const;
   [[nodiscard]] GrowthForecast::Entry forecast(const Sequence& sequence) const;
+
+  // Constraints.
+  [[nodiscard]] bool start_constraint(Sequence& sequence) const;
+  [[nodiscard]] bool advance_constraint(Sequence& sequence, int32_t token) const;
 
   // Ends.
   void release(Sequence& sequence);

@@ -23,6 +23,28 @@ TokenLogprob read_logprob(const StepResults& results, size_t sample, int64_t wan
 
 }  // namespace
 
+TokenEvent constraint_failure() {
+  TokenEvent event;
+  event.error = "the output cannot be kept to the structure that was asked for";
+  return event;
+}
+
+bool Scheduler::start_constraint(Sequence& sequence) const {
+  const Request& request = sequence.request;
+  if (request.constraint == nullptr || sequence.max_output == 0) return true;
+  sequence.constraint = request.constraint->start(request.eos_token_ids ? *request.eos_token_ids
+                                                                        : std::vector<int32_t>{});
+  if (sequence.constraint == nullptr) return false;
+  sequence.mask.resize(static_cast<size_t>(mask_words(config_.vocab_size)));
+  return sequence.update_mask();
+}
+
+/// Takes the latest output token. False: the output cannot go on.
+bool Scheduler::advance_constraint(Sequence& sequence, int32_t token) const {
+  if (!sequence.constraint->accept(token)) return false;
+  return sequence.constraint->ended() || sequence.update_mask();
+}
+
 void Scheduler::commit(const StepResults& results, int64_t now_ns) {
   NANO_CHECK(!in_flight_.empty() && in_flight_.front().index == results.index, "step {}",
              results.index);
@@ -72,11 +94,21 @@ void Scheduler::commit_token(const SequencePtr& sequence, const StepResults& res
   if (wanted >= 0) event.logprobs.push_back(read_logprob(results, sample, wanted));
 
   const int64_t length = sequence->num_output();
-  const bool stopped = sequence->stops_at(token) && length > sequence->request.sampling.min_tokens;
+  bool stopped = sequence->stops_at(token) && length > sequence->request.sampling.min_tokens;
+  const bool is_stop_token = sequence->stops_at(token);
+  if (sequence->constraint != nullptr) {
+    if (!advance_constraint(*sequence, token) && !stopped && length < sequence->max_output) {
+      TokenEvent failure = constraint_failure();
+      failure.tokens = std::move(event.tokens);
+      failure.logprobs = std::move(event.logprobs);
+      return finish(sequence, FinishReason::kError, now_ns, std::move(failure));
+    }
+    stopped = stopped || sequence->constraint->ended();
+  }
   if (stopped || length == sequence->max_output) {
     lengths_.on_finish(length);
     reserve_.on_finish();
-    if (stopped) event.stop_token = token;
+    if (stopped && is_stop_token) event.stop_token = token;
     finish(sequence, stopped ? FinishReason::kStop : FinishReason::kLength, now_ns,
            std::move(event));
   } else {

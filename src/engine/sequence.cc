@@ -15,7 +15,8 @@ Sequence::Sequence(Request accepted, int64_t max_output_tokens, uint64_t default
       tokens(std::move(request.prompt)) {
   const SamplingParams& p = request.sampling;
   stop_ids = p.stop_token_ids;
-  if (!p.ignore_eos && request.eos_token_ids) {
+  // The end of a constrained output is told by EOS alone.
+  if ((!p.ignore_eos || request.constraint != nullptr) && request.eos_token_ids) {
     stop_ids.insert(stop_ids.end(), request.eos_token_ids->begin(), request.eos_token_ids->end());
   }
   std::sort(stop_ids.begin(), stop_ids.end());
@@ -31,6 +32,21 @@ int64_t Sequence::total_rows() const {
 
 int64_t Sequence::ready_rows() const {
   return std::min(length(), total_rows()) - num_rows;
+}
+
+bool Sequence::update_mask() {
+  if (!constraint->fill_mask(mask)) return false;
+  const auto allows_any = [this] {
+    return std::any_of(mask.begin(), mask.end(), [](int32_t word) { return word != 0; });
+  };
+  if (!below_min_tokens()) return allows_any();
+  const std::vector<int32_t> with_stops = mask;
+  for (const int32_t id : stop_ids) {
+    auto& word = mask[static_cast<size_t>(id / 32)];
+    word = static_cast<int32_t>(static_cast<uint32_t>(word) & ~(1U << (id % 32)));
+  }
+  if (!allows_any()) mask = with_stops;
+  return allows_any();
 }
 
 bool Sequence::stops_at(int32_t token) const {

@@ -3,6 +3,7 @@
 #pragma once
 
 #include <cstdint>
+#include <memory>
 #include <tuple>
 #include <vector>
 
@@ -32,6 +33,10 @@ struct Sequence {
   uint64_t seed = 0;
   std::vector<int32_t> stop_ids;  ///< ids that end the output, sorted
   bool uses_penalties = false;
+  /// With a constraint: how far the known output has come, and what may follow it (of mask_words()
+  /// words). Set by the scheduler.
+  std::unique_ptr<ConstraintState> constraint;
+  std::vector<int32_t> mask;
 
   Status status = Status::kWaiting;
   std::vector<int32_t> tokens;  ///< prompt, then the output tokens that the host knows
@@ -56,6 +61,11 @@ struct Sequence {
   [[nodiscard]] int64_t length() const { return static_cast<int64_t>(tokens.size()) + num_pending; }
   /// Rows of its whole life; the last output token is never a row. 0: nothing to compute.
   [[nodiscard]] int64_t total_rows() const;
+  /// Whether its next token waits for the last one to be known, as its mask does.
+  [[nodiscard]] bool awaits_token() const { return constraint != nullptr && num_pending > 0; }
+  /// Computes the mask of the next token; below min_tokens without stop ids, unless nothing else
+  /// may come. False: no token may come.
+  [[nodiscard]] bool update_mask();
   /// Rows that could run now.
   [[nodiscard]] int64_t ready_rows() const;
   /// Whether its next row is a decode: one row, after the prompt.

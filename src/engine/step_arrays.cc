@@ -21,7 +21,7 @@ int64_t samples_of(const StepCapacity& capacity) {
 
 }  // namespace
 
-// What a step always has lies in front; the last three arrays are mostly empty, and usually not
+// What a step always has lies in front; the last four arrays are mostly empty, and usually not
 // copied.
 StepArrays::Layout::Layout(const StepCapacity& c) {
   ArenaLayout arena;
@@ -41,6 +41,7 @@ StepArrays::Layout::Layout(const StepCapacity& c) {
   bias_ids = place_int32(c.biases);
   bias_values = place_int32(c.biases);
   history = place_int32(c.history);
+  masks = place_int32(c.seqs * c.mask_words);
   size = arena.size();
 }
 
@@ -77,7 +78,8 @@ StepArrays::StepArrays(Backend& backend, const StepCapacity& capacity)
       .sampling = device_.view(DType::kU8, {samples, kSamplingBytes}, layout_.sampling),
       .history = view(kI32, capacity.history, layout_.history),
       .bias_ids = view(kI32, capacity.biases, layout_.bias_ids),
-      .bias_values = view(DType::kF32, capacity.biases, layout_.bias_values)};
+      .bias_values = view(DType::kF32, capacity.biases, layout_.bias_values),
+      .masks = device_.view(kI32, {capacity.seqs, capacity.mask_words}, layout_.masks)};
 }
 
 StepInputs StepArrays::sample_inputs(int64_t chunk) const {
@@ -131,9 +133,10 @@ void StepArrays::upload(const StepBatch& batch, int64_t row_bucket) {
   NANO_CHECK(count(batch.sampling) <= samples_of(capacity_), "{} samples", batch.sampling.size());
   NANO_CHECK(count(batch.kv_page_indices) <= capacity_.page_indices &&
                  count(batch.bias_ids) <= capacity_.biases &&
-                 count(batch.history) <= capacity_.history,
-             "{} pages, {} biases, {} history", batch.kv_page_indices.size(), batch.bias_ids.size(),
-             batch.history.size());
+                 count(batch.history) <= capacity_.history &&
+                 count(batch.masks) <= capacity_.seqs * capacity_.mask_words,
+             "{} pages, {} biases, {} history, {} words of masks", batch.kv_page_indices.size(),
+             batch.bias_ids.size(), batch.history.size(), batch.masks.size());
   current_ ^= 1;
   put(layout_.header, std::vector<StepHeader>{batch.header});
   put_sample_headers(batch.header.num_samples);
@@ -157,6 +160,10 @@ void StepArrays::upload(const StepBatch& batch, int64_t row_bucket) {
   pad(layout_.sampling, samples, padded, SamplingRow{});
   put(layout_.kv_page_indices, batch.kv_page_indices);
   copy_range(0, layout_.kv_page_indices + count(batch.kv_page_indices) * 4);
+  if (!batch.masks.empty()) {
+    put(layout_.masks, batch.masks);
+    copy_range(layout_.masks, layout_.masks + count(batch.masks) * 4);
+  }
   if (batch.bias_ids.empty() && batch.history.empty()) return;
   put(layout_.bias_ids, batch.bias_ids);
   put(layout_.bias_values, batch.bias_values);

@@ -19,6 +19,7 @@ struct StepCapacity {
   int64_t page_indices = 0;
   int64_t biases = 0;
   int64_t history = 0;
+  int64_t mask_words = 0;  ///< of one sequence's mask
 };
 
 class StepArrays {
@@ -45,7 +46,7 @@ class StepArrays {
     explicit Layout(const StepCapacity& capacity);
     int64_t header, chunk_headers, token_ids, positions, row_seq, kv_slots, q_indptr,
         kv_page_indptr, kv_last_page_len, sample_rows, sampling, kv_page_indices, bias_ids,
-        bias_values, history, size;
+        bias_values, history, masks, size;
   };
 
   template <typename T>

@@ -27,6 +27,7 @@ struct StepBatch {
   std::vector<int32_t> history;           ///< of rows with penalties
   std::vector<int32_t> bias_ids;
   std::vector<float> bias_values;
+  std::vector<int32_t> masks;  ///< mask_words() words of each constrained row
 
   /// Empties all arrays (their memory stays) and starts the CSR ones with their 0.
   void clear();

@@ -39,7 +39,7 @@ void append_history(StepBatch& batch, const Sequence& s, SamplingRow& row) {
 
 void append_bias(StepBatch& batch, const Sequence& s, SamplingRow& row) {
   row.forbid_eos_begin = size_of(batch.bias_ids);
-  if (s.below_min_tokens()) {
+  if (s.below_min_tokens() && s.constraint == nullptr) {  // a mask leaves them out itself
     batch.bias_ids.insert(batch.bias_ids.end(), s.stop_ids.begin(), s.stop_ids.end());
     batch.bias_values.resize(batch.bias_ids.size(), 0);
   }
@@ -67,6 +67,10 @@ void append_token_choice(StepBatch& batch, const Sequence& s, int32_t row_index)
   row.slot = s.slot;
   if (s.uses_penalties) append_history(batch, s, row);
   append_bias(batch, s, row);
+  if (s.constraint != nullptr) {
+    row.mask = to_int32(static_cast<int64_t>(batch.masks.size() / s.mask.size()));
+    batch.masks.insert(batch.masks.end(), s.mask.begin(), s.mask.end());
+  }
   batch.sample_rows.push_back(row_index);
   batch.sampling.push_back(row);
 }

@@ -34,7 +34,8 @@ StepInputs shapes_of_inputs(void* base, const StepCapacity& c) {
           .sampling = TensorView(base, DType::kU8, {c.sample_chunk, sizeof(SamplingRow)}),
           .history = int32(1),
           .bias_ids = int32(1),
-          .bias_values = TensorView(base, DType::kF32, {1})};
+          .bias_values = TensorView(base, DType::kF32, {1}),
+          .masks = TensorView(base, DType::kI32, {1, 1})};
 }
 
 void add_result_shapes(void* base, int64_t rows,

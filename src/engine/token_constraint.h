@@ -33,7 +33,7 @@ class TokenConstraint {
   virtual ~TokenConstraint() = default;
 
   /// A new output's state. `end_ids`: tokens that may end it, and nothing else; without any it has
-  /// ended() as soon as it may end. They must be ids of the vocabulary.
+  /// ended() as soon as it may end. Null: it cannot start.
   [[nodiscard]] virtual std::unique_ptr<ConstraintState> start(
       std::span<const int32_t> end_ids) const = 0;
 };

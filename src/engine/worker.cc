@@ -106,6 +106,7 @@ void Worker::allocate_cache(int64_t num_pages) {
   capacity.page_indices = num_pages;
   capacity.biases =
       config_.max_num_seqs * static_cast<int64_t>(kMaxLogitBias + 2 * kMaxStopTokenIds);
+  capacity.mask_words = mask_words(model_.vocab_size);
   // Every token but a sequence's last one is in the cache.
   capacity.history = num_pages * kv_layout_.page_size + config_.max_num_seqs;
   step_arrays_.emplace(*backend_, capacity);

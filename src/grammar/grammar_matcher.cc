@@ -56,9 +56,17 @@ class GrammarState final : public ConstraintState {
 
 std::unique_ptr<ConstraintState> GrammarConstraint::start(std::span<const int32_t> end_ids) const {
   std::optional<std::vector<int>> stop_tokens;
-  if (!end_ids.empty()) stop_tokens.emplace(end_ids.begin(), end_ids.end());
-  return std::make_unique<GrammarState>(
-      xgrammar::GrammarMatcher(grammar_, stop_tokens, end_ids.empty()), vocab_size_);
+  for (const int32_t id : end_ids) {
+    if (id < 0 || id >= vocab_size_) continue;  // the model never chooses it
+    if (!stop_tokens) stop_tokens.emplace();
+    stop_tokens->push_back(id);
+  }
+  try {
+    return std::make_unique<GrammarState>(
+        xgrammar::GrammarMatcher(grammar_, stop_tokens, !stop_tokens), vocab_size_);
+  } catch (const std::exception&) {
+    return nullptr;
+  }
 }
 
 }  // namespace nanoflow

@@ -76,6 +76,8 @@ struct StepInputs {
   TensorView history;      ///< [total] int32 tokens that penalties look at (prompt, then output)
   TensorView bias_ids;     ///< [total] int32 logit_bias token ids
   TensorView bias_values;  ///< [total] float32
+  TensorView
+      masks;  ///< [constrained rows, ceil(V / 32)] int32: token i is bit i % 32 of word i / 32
 };
 
 /// Which rows of its range an attention op computes (decodes and prefill chunks use different
@@ -236,13 +238,15 @@ struct SamplingRow {
   /// bias entries [forbid_eos_begin, bias_begin) are set to -infinity (min_tokens); equal to
   /// bias_begin when there are none.
   int32_t forbid_eos_begin = 0;
+  int32_t mask =
+      -1;  ///< >= 0: row of masks; tokens whose bit is 0 are set to -infinity, last of all
 };
 static_assert(sizeof(SamplingRow) % 8 == 0);
 
 /// Most entries of top_logprobs per row (OpenAI's limit).
 inline constexpr int64_t kMaxTopLogprobs = 20;
 
-/// Picks a token per row: logit bias, penalties, then temperature, top-k, top-p, min-p, and
+/// Picks a token per row: logit bias, penalties, mask, then temperature, top-k, top-p, min-p, and
 /// argmax of scores + Gumbel noise keyed on (seed, position, token) (ops/sampling_noise.h).
 /// Candidates are ordered by falling score, equal scores by rising id: top-k keeps the first k of
 /// them, top-p the shortest prefix whose probability (renormalised over the top-k) reaches top_p,

@@ -27,6 +27,7 @@ enum Tensor : size_t {
   kBiasIds,
   kBiasValues,
   kLastToken,
+  kMasks,
 };
 
 HostTensor sampling_tensor(const std::vector<SamplingRow>& rows) {
@@ -42,7 +43,8 @@ Case sample_case(const HostTensor& logits, const std::vector<SamplingRow>& rows,
                  const std::vector<int32_t>& history = {0},
                  const std::vector<int32_t>& bias_ids = {0},
                  const std::vector<double>& bias_values = {0},
-                 const std::vector<int32_t>& last_token = {0}) {
+                 const std::vector<int32_t>& last_token = {0},
+                 const HostTensor& masks = HostTensor(DType::kI32, 1, 1)) {
   const auto n = static_cast<int64_t>(rows.size());
   Case c;
   HostTensor values(DType::kF32, static_cast<int64_t>(bias_values.size()), 1);
@@ -58,7 +60,8 @@ Case sample_case(const HostTensor& logits, const std::vector<SamplingRow>& rows,
                int_vector(history),
                int_vector(bias_ids),
                values,
-               int_vector(last_token)};
+               int_vector(last_token),
+               masks};
   c.rows = {0, n};
   c.bind = [n](const Bound& b) {
     SampleArgs args{.ids = b.vector(kIds),
@@ -73,6 +76,7 @@ Case sample_case(const HostTensor& logits, const std::vector<SamplingRow>& rows,
     args.step.bias_ids = b.vector(kBiasIds);
     args.step.bias_values = b.vector(kBiasValues);
     args.step.last_token = b.vector(kLastToken);
+    args.step.masks = b.view(kMasks);
     return args;
   };
   const double vocab = static_cast<double>(logits.cols);
@@ -159,6 +163,45 @@ TEST_F(SampleOps, BiasForbiddenIdsAndPenalties) {
   const HostTensor logits = random.normals(DType::kF32, 200, 64, 0, 3);
   expect_same(sides, sample_case(logits, rows, history, bias_ids, bias_values, last_token),
               "penalties", random.seed());
+}
+
+TEST_F(SampleOps, MasksAllowTheirTokensOnlyWhateverElseTheRowAsksFor) {
+  for (const int64_t vocab : {1, 31, 32, 33, 64, 5000, 20011}) {
+    const int64_t rows = 40, words = (vocab + 31) / 32;
+    HostTensor masks(DType::kI32, rows, words, 3);
+    std::vector<std::vector<bool>> allowed(rows, std::vector<bool>(static_cast<size_t>(vocab)));
+    for (int64_t m = 0; m < rows; ++m)
+      for (int64_t w = 0; w < words; ++w) {
+        uint32_t word = 0;
+        for (int64_t i = w * 32; i < std::min(vocab, w * 32 + 32); ++i) {
+          // Row m allows about one token in m + 1; a token at least.
+          const bool set = random.below(m + 1) == 0 || i == m % vocab;
+          allowed[static_cast<size_t>(m)][static_cast<size_t>(i)] = set;
+          if (set) word |= 1U << (i - w * 32);
+        }
+        masks.set(m, w, static_cast<double>(static_cast<int32_t>(word)));
+      }
+    std::vector<SamplingRow> all;
+    for (int64_t t = 0; t < rows; ++t) {
+      all.push_back(random_row());
+      all.back().mask = t % 5 == 0 ? -1 : static_cast<int32_t>((t * 7) % rows);
+      if (t % 3 == 0) all.back().bias_end = 2;
+      if (t % 4 == 0) all.back().presence_penalty = -2;
+      if (t % 4 == 0) all.back().history_end = 2;
+    }
+    const HostTensor logits = random.normals(DType::kF32, rows, vocab, vocab % 3, 4);
+    const std::vector<int32_t> ids = {0, static_cast<int32_t>(vocab - 1)};
+    const Case c = sample_case(logits, all, ids, ids, {100, 50}, {0}, masks);
+    expect_same(sides, c, fmt::format("masks over {} tokens", vocab), random.seed());
+    const auto after = run_case(*sides.tested, c);
+    for (int64_t t = 0; t < rows; ++t) {
+      const int32_t mask = all[static_cast<size_t>(t)].mask;
+      const auto id = static_cast<size_t>(after[kIds].get(t, 0));
+      if (mask >= 0) {
+        EXPECT_TRUE(allowed[static_cast<size_t>(mask)][id]) << "row " << t << ", token " << id;
+      }
+    }
+  }
 }
 
 TEST_F(SampleOps, TargetsReportTheirLogprobAndStoreNothing) {

@@ -12,6 +12,8 @@
 
 namespace nanoflow::cpu {
 
+namespace {
+
 void apply_bias_and_penalties(const SampleArgs& args, const SamplingRow& row, float* logits) {
   const int64_t vocab = args.logits.cols();
   const auto in_vocab = [&](int32_t id) { return 0 <= id && id < vocab; };
@@ -50,6 +52,26 @@ void apply_bias_and_penalties(const SampleArgs& args, const SamplingRow& row, fl
     const auto count = static_cast<float>(i - begin);
     logits[output[begin]] -= row.frequency_penalty * count + row.presence_penalty;
   }
+}
+
+/// Word by word: most words of a mask allow everything or nothing.
+void apply_mask(const SampleArgs& args, const SamplingRow& row, float* logits) {
+  const int64_t vocab = args.logits.cols();
+  const int32_t* words = args.step.masks.row<int32_t>(row.mask);
+  for (int64_t begin = 0; begin < vocab; begin += 32) {
+    const auto word = static_cast<uint32_t>(words[begin / 32]);
+    const int64_t end = std::min(vocab, begin + 32);
+    if (word == ~0U) continue;
+    for (int64_t i = begin; i < end; ++i)
+      if ((word >> (i - begin) & 1U) == 0) logits[i] = -INFINITY;
+  }
+}
+
+}  // namespace
+
+void edit_logits(const SampleArgs& args, const SamplingRow& row, float* logits) {
+  apply_bias_and_penalties(args, row, logits);
+  if (row.mask >= 0) apply_mask(args, row, logits);
 }
 
 float gumbel_noise(uint64_t key, int32_t token) {
@@ -145,7 +167,7 @@ void sample_row(const SampleArgs& args, int64_t t) {
   int32_t id = row.target;
   if (id < 0) {
     std::vector<float> scores = logits;
-    apply_bias_and_penalties(args, row, scores.data());
+    edit_logits(args, row, scores.data());
     id = choose(scores, row);
     if (row.slot >= 0) args.step.last_token.row<int32_t>(0)[row.slot] = id;
   }

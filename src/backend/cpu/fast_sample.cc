@@ -239,7 +239,7 @@ void sample_row(const SampleArgs& args, int64_t t, Values& values) {
   int32_t id = row.target;
   if (id < 0) {
     copy_clean(logits, values);
-    apply_bias_and_penalties(args, row, values.data);
+    edit_logits(args, row, values.data);
     id = choose(values, row);
     if (row.slot >= 0) args.step.last_token.row<int32_t>(0)[row.slot] = id;
   }

@@ -24,8 +24,9 @@ inline int64_t live_samples(const SampleArgs& args, const Run& ctx) {
 }
 
 /// logits [V]: adds logit_bias, sets forbidden tokens to -infinity, then repetition (Keskar et al.
-/// 2019, section 4.1; over prompt and output), frequency and presence penalties (over output).
-void apply_bias_and_penalties(const SampleArgs& args, const SamplingRow& row, float* logits);
+/// 2019, section 4.1; over prompt and output), frequency and presence penalties (over output), then
+/// the row's mask.
+void edit_logits(const SampleArgs& args, const SamplingRow& row, float* logits);
 
 /// See ops/sampling_noise.h.
 float gumbel_noise(uint64_t key, int32_t token);

@@ -62,6 +62,8 @@ void run(const SampleArgs& args, const Launch& launch) {
       .history = static_cast<const int32_t*>(step.history.data()),
       .bias_ids = static_cast<const int32_t*>(step.bias_ids.data()),
       .bias_values = static_cast<const float*>(step.bias_values.data()),
+      .masks = static_cast<const uint32_t*>(step.masks.data()),
+      .masks_stride = step.masks.row_stride(),
       .last_token = static_cast<int32_t*>(step.last_token.data()),
       .step_header = step.header,
       .first_row = static_cast<int>(args.rows.begin),

@@ -40,6 +40,8 @@ struct Params {
   int64_t rows_pitch;  ///< bytes
   const int32_t *history, *bias_ids;
   const float* bias_values;
+  const uint32_t* masks;
+  int64_t masks_stride;  ///< words
   int32_t* last_token;
   const StepHeader* step_header;
   int first_row;  ///< of the range, in the sample graph
@@ -68,9 +70,12 @@ __device__ __forceinline__ bool has_bias(const SamplingRow& row) {
 __device__ __forceinline__ bool has_top_k(const SamplingRow& row, int vocab) {
   return row.top_k > 0 && row.top_k < vocab;
 }
+__device__ __forceinline__ bool has_mask(const SamplingRow& row) {
+  return row.mask >= 0;
+}
 /// The first kernel chooses the token: greedy, or temperature without limits.
 __device__ __forceinline__ bool is_simple(const SamplingRow& row, int vocab) {
-  if (row.target >= 0 || has_penalties(row) || has_bias(row)) return false;
+  if (row.target >= 0 || has_penalties(row) || has_bias(row) || has_mask(row)) return false;
   return row.temperature <= 0 || (!has_top_k(row, vocab) && row.top_p >= 1 && row.min_p <= 0);
 }
 __device__ __forceinline__ bool wants_report(const SamplingRow& row) {

@@ -102,7 +102,7 @@ __device__ Prefix limit(Block& block, const SamplingRow& row, const Slot& slot, 
   });
 }
 
-/// Copies the row's logits to the slot, with bias, penalties and temperature; returns the best.
+/// Copies the row's logits to the slot, with bias, penalties, mask and temperature; returns the best.
 __device__ Winner fill_slot(Block& block, const Params& p, const SamplingRow& row, int t,
                             const Slot& slot) {
   const float temperature = row.temperature > 0 ? row.temperature : 1;
@@ -115,9 +115,11 @@ __device__ Winner fill_slot(Block& block, const Params& p, const SamplingRow& ro
     if (has_penalties(row)) apply_penalties(p, row, slot);
     logits = slot.scores;
   }
+  const uint32_t* mask = has_mask(row) ? p.masks + row.mask * p.masks_stride : nullptr;
   Winner own{-INFINITY, INT_MAX};
   for_values(logits, p.vocab, [&](int id, float x) {
     x = clean(__fdiv_rn(x, temperature));
+    if (mask != nullptr && (mask[id / 32] >> (id % 32) & 1U) == 0) x = -INFINITY;
     slot.scores[id] = x;
     own = better(own, Winner{x, id});
   });

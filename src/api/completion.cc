@@ -94,6 +94,17 @@ SamplingParams choice_sampling(const OpenAiRequest& request, int64_t i, int64_t 
   return sampling;
 }
 
+/// Null when the request asks for no structure.
+Result<std::shared_ptr<const TokenConstraint>> compile_structure(const TextModel& model,
+                                                                 const OpenAiRequest& request) {
+  if (!request.structure.has_value()) return nullptr;
+  if (model.grammars == nullptr)
+    return fail(ErrorCode::kUnsupported,
+                "structured output needs a tokenizer, and this model was started without one",
+                request.structure->param);
+  return model.grammars->compile(*request.structure);
+}
+
 }  // namespace
 
 Result<Completion> Completion::create(const TextModel& model, OpenAiRequest request,
@@ -104,6 +115,9 @@ Result<Completion> Completion::create(const TextModel& model, OpenAiRequest requ
   if (!prompts.has_value()) return tl::unexpected(prompts.error());
   Result<StopStrings> stop = StopStrings::create(request.stop, request.include_stop_str_in_output);
   if (!stop.has_value()) return tl::unexpected(stop.error());
+
+  Result<std::shared_ptr<const TokenConstraint>> constraint = compile_structure(model, request);
+  if (!constraint.has_value()) return tl::unexpected(constraint.error());
 
   Completion completion;
   completion.model_ = &model;
@@ -117,7 +131,8 @@ Result<Completion> Completion::create(const TextModel& model, OpenAiRequest requ
       completion.engine_requests_.push_back({.id = id,
                                              .prompt = completion.prompts_[p].ids,
                                              .sampling = choice_sampling(request, i, room),
-                                             .eos_token_ids = std::nullopt});
+                                             .eos_token_ids = std::nullopt,
+                                             .constraint = *constraint});
       completion.choices_.push_back({.prompt = p, .request_id = id});
       completion.stops_.push_back(*stop);
       if (model.tokenizer.has_value())

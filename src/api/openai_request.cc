@@ -10,6 +10,7 @@
 #include <fmt/format.h>
 
 #include "api/field_reader.h"
+#include "api/structure_fields.h"
 
 namespace nanoflow {
 namespace {
@@ -209,9 +210,7 @@ bool asks_nothing(const Json& value) {
 /// Fields of OpenAI and vLLM that would change the answer and cannot be served: ignoring one would
 /// answer another question than was asked.
 void refuse_unsupported(FieldReader& reader) {
-  for (const char* key :
-       {"suffix", "use_beam_search", "bad_words", "allowed_token_ids", "structured_outputs",
-        "guided_json", "guided_regex", "guided_choice", "guided_grammar"}) {
+  for (const char* key : {"suffix", "use_beam_search", "bad_words", "allowed_token_ids"}) {
     const Json* value = reader.find(key);
     if (value != nullptr && !asks_nothing(*value))
       reader.fail(key, "is not supported", ErrorCode::kUnsupported);
@@ -276,12 +275,7 @@ OpenAiRequest read_request(FieldReader& reader, Endpoint endpoint, const Json& b
     reader.read("truncate_prompt_tokens", keep, 1, kMaxInt32);
     request.truncate_prompt_tokens = keep;
   }
-  if (reader.find("response_format") != nullptr) {
-    const Json* type = reader.find("response_format")->find("type");
-    if (type == nullptr || !type->is_string() || type->as_string() != "text")
-      reader.fail("response_format", "only {\"type\": \"text\"} is supported",
-                  ErrorCode::kUnsupported);
-  }
+  request.structure = read_structure(reader);
   refuse_unsupported(reader);
   check_combinations(reader, request, limits);
   reader.allow({"user", "metadata", "store", "service_tier", "safety_identifier",

@@ -14,6 +14,7 @@
 #include "base/json.h"
 #include "base/result.h"
 #include "engine/request.h"
+#include "grammar/grammar_source.h"
 
 namespace nanoflow {
 
@@ -43,6 +44,7 @@ struct OpenAiRequest {
   bool parse_special_in_messages = false;  ///< our own: see ChatRenderOptions
 
   SamplingParams sampling;
+  std::optional<GrammarSource> structure;  ///< what the output must be
   /// Nobody asked for sampling.max_tokens: where the context leaves less, it ends the output.
   bool max_tokens_is_default = false;
   int64_t n = 1;

@@ -274,20 +274,12 @@ TEST(OpenAiRequest, LogitBias) {
 
 TEST(OpenAiRequest, WhatCannotBeServedIsRefusedNotIgnored) {
   for (const Endpoint endpoint : {kText, kChat}) {
-    for (const char* key : {"suffix", "guided_regex", "guided_grammar"})
+    for (const char* key : {"suffix"})
       refuse(endpoint, fmt::format("\"{}\": \"x\"", key), key, ErrorCode::kUnsupported);
-    for (const char* key : {"bad_words", "guided_choice"})
-      refuse(endpoint, fmt::format("\"{}\": [\"x\"]", key), key, ErrorCode::kUnsupported);
+    refuse(endpoint, R"("bad_words": ["x"])", "bad_words", ErrorCode::kUnsupported);
     refuse(endpoint, "\"allowed_token_ids\": [1]", "allowed_token_ids", ErrorCode::kUnsupported);
     refuse(endpoint, "\"use_beam_search\": true", "use_beam_search", ErrorCode::kUnsupported);
-    refuse(endpoint, R"("guided_json": {"type": "object"})", "guided_json",
-           ErrorCode::kUnsupported);
-    refuse(endpoint, R"("structured_outputs": {"json": {}})", "structured_outputs",
-           ErrorCode::kUnsupported);
     refuse(endpoint, "\"best_of\": 2", "best_of", ErrorCode::kUnsupported);
-    for (const char* format : {R"({"type": "json_object"})", "{}", "7", R"({"type": 7})"})
-      refuse(endpoint, fmt::format("\"response_format\": {}", format), "response_format",
-             ErrorCode::kUnsupported);
     for (const char* choice : {"\"required\"", R"({"type": "function"})", "7"})
       refuse(endpoint, fmt::format("\"tool_choice\": {}", choice), "tool_choice",
              ErrorCode::kUnsupported);

@@ -2,21 +2,24 @@
 #pragma once
 
 #include <cstdint>
+#include <memory>
 #include <optional>
 #include <string>
 
 #include "api/openai_request.h"
 #include "engine/engine.h"
+#include "grammar/grammar_compiler.h"
 #include "text/chat_template.h"
 #include "text/tokenizer.h"
 
 namespace nanoflow {
 
-/// Immutable after start, shared by all requests.
+/// Immutable after start (`grammars` is thread-safe), shared by all requests.
 struct TextModel {
   std::string name;                           ///< "model" in responses
   std::optional<Tokenizer> tokenizer;         ///< none: token-id prompts only
   std::optional<ChatTemplate> chat_template;  ///< none: chat requests are refused
+  std::unique_ptr<GrammarCompiler> grammars;  ///< null: structured output is refused
   SamplingDefaults defaults;
   EngineLimits limits;
 };

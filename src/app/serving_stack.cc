@@ -245,6 +245,9 @@ ServingStack ServingStack::load(const ModelOptions& options) {
   stack.engine_ = std::make_unique<Engine>(stack.engine_config_, std::move(runner), *stack.clock_,
                                            *stack.logger_);
   stack.text_->limits = stack.engine_->limits();
+  if (stack.text_->tokenizer.has_value())
+    stack.text_->grammars =
+        std::make_unique<GrammarCompiler>(*stack.text_->tokenizer, stack.text_->limits.vocab_size);
   print_summary(*stack.text_, stack.model_config_, stack.engine_config_, stack.device_,
                 {stack.clock_->now_s() - start_s, load_s,
                  !is_null && options.device == "auto" && !choice.is_cuda});

@@ -46,6 +46,7 @@ xgrammar::Grammar grammar_of(const GrammarSource& source, const xgrammar::Tokeni
                                                std::nullopt, false);
     case GrammarKind::kJsonSchema: return xgrammar::Grammar::FromJSONSchema(source.text);
     case GrammarKind::kRegex: return xgrammar::Grammar::FromRegex(source.text);
+    case GrammarKind::kChoice:
     case GrammarKind::kEbnf: return xgrammar::Grammar::FromEBNF(source.text);
     case GrammarKind::kStructuralTag: {
       auto parsed = xgrammar::Grammar::FromStructuralTag(source.text, tokens);

@@ -97,6 +97,13 @@ TEST_F(Grammars, EachKindAllowsWhatItDescribesAndNothingElse) {
   const auto ebnf = compile(GrammarKind::kEbnf, "root ::= \"yes\" | \"no\" \" \" root");
   EXPECT_TRUE(matches(*ebnf, "no no yes"));
   EXPECT_FALSE(matches(*ebnf, "no yes no"));
+  const auto choice =
+      compile(GrammarKind::kChoice, choice_grammar({"yes", "a \"b\"\\\n{99999}", "((é🙂"}));
+  EXPECT_TRUE(matches(*choice, "yes"));
+  EXPECT_TRUE(matches(*choice, "a \"b\"\\\n{99999}"));
+  EXPECT_TRUE(matches(*choice, "((é🙂"));
+  EXPECT_FALSE(matches(*choice, "yesyes"));
+  EXPECT_FALSE(matches(*choice, "((é"));
   const auto tag = compile(
       GrammarKind::kStructuralTag,
       R"({"type":"structural_tag","format":{"type":"tag","begin":"<f>","content":{"type":)"

@@ -97,6 +97,24 @@ Result<void> check_schema(const Json& schema, const GrammarSource& source,
 
 }  // namespace
 
+std::string choice_grammar(const std::vector<std::string>& choices) {
+  std::string text = "root ::= ";
+  for (size_t i = 0; i < choices.size(); ++i) {
+    text += i == 0 ? "\"" : " | \"";
+    for (const char c : choices[i]) {
+      if (c == '"' || c == '\\') {
+        text += {'\\', c};
+      } else if (static_cast<unsigned char>(c) < 0x20) {
+        text += fmt::format("\\u{:04x}", c);
+      } else {
+        text += c;
+      }
+    }
+    text += '"';
+  }
+  return text;
+}
+
 Result<void> check_grammar_source(const GrammarSource& source, const GrammarLimits& limits) {
   const auto refuse = [&](std::string message) {
     return fail(ErrorCode::kInvalidArgument, std::move(message), source.param);
@@ -107,6 +125,7 @@ Result<void> check_grammar_source(const GrammarSource& source, const GrammarLimi
     return refuse(fmt::format("has {} bytes; at most {} are supported", source.text.size(),
                               limits.max_bytes));
   if (source.text.find('\0') != std::string::npos) return refuse("must not contain a NUL byte");
+  if (source.kind == GrammarKind::kChoice) return {};
   if (nesting_of(source.text) > limits.max_nesting)
     return refuse(fmt::format("nests brackets more than {} deep", limits.max_nesting));
   if (source.kind == GrammarKind::kRegex || source.kind == GrammarKind::kEbnf) {

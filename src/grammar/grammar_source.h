@@ -6,6 +6,7 @@
 #include <cstdint>
 #include <string>
 #include <string_view>
+#include <vector>
 
 #include "base/result.h"
 
@@ -16,6 +17,7 @@ enum class GrammarKind : uint8_t {
   kJsonSchema,     ///< JSON Schema (a JSON object or boolean)
   kRegex,          ///< a regular expression that the whole output matches
   kEbnf,           ///< a grammar in XGrammar's EBNF (llama.cpp's GBNF is close to it); rule "root"
+  kChoice,         ///< what choice_grammar() writes
   kStructuralTag,  ///< XGrammar's structural tags, as JSON
 };
 
@@ -31,6 +33,9 @@ struct GrammarLimits {
   int64_t max_nesting = 64;      ///< of brackets
   int64_t max_repeat = 4096;     ///< of a counted repetition, and of lengths in a schema
 };
+
+/// The text of a kChoice: one of `choices`, none of them empty, and nothing else.
+std::string choice_grammar(const std::vector<std::string>& choices);
 
 /// Checks size, nesting, repetition counts and keywords without compiling. Errors, with the
 /// source's param: kInvalidArgument, or kUnsupported for a keyword that would not be enforced.

@@ -6,6 +6,7 @@
 #include <fmt/format.h>
 
 #include "api/completion.h"
+#include "api/structure_fields.h"
 #include "server/answers.h"
 #include "server/openapi.h"
 #include "server/text_routes.h"
@@ -239,7 +240,8 @@ void ApiServer::generate(Call call, Endpoint endpoint) {
       api.start(back, std::move(**completion));
     };
   };
-  if (call.request.body.size() <= kInlineBytes) return work(*this, call)(call);
+  if (call.request.body.size() <= kInlineBytes && !may_ask_for_structure(call.request.body))
+    return work(*this, call)(call);
   off_thread(std::move(call), work);
 }
 

@@ -28,6 +28,7 @@ Result<std::vector<int32_t>> chat_ids(const TextModel& model, const Json& body) 
   Result<OpenAiRequest> parsed =
       parse_openai_request(Endpoint::kChatCompletions, request, model.defaults);
   if (!parsed.has_value()) return tl::unexpected(parsed.error());
+  parsed->structure.reset();  // of an answer that nobody asks for
   const Result<Completion> completion = Completion::create(model, std::move(*parsed), "", 1);
   if (!completion.has_value()) return tl::unexpected(completion.error());
   return completion->prompts().front().ids;

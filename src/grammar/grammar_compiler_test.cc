@@ -4,6 +4,7 @@
 #include <chrono>
 #include <cstdio>
 #include <cstdlib>
+#include <ctime>
 #include <filesystem>
 #include <string>
 #include <vector>
@@ -164,6 +165,21 @@ TEST_F(Grammars, WhatCannotBeEnforcedIsRefusedInsteadOfIgnored) {
         R"({"allOf":[{"type":"object"},{"required":["a"]}]})", R"({"$ref":"http://a.b/c"})",
         R"({"properties":{"a":{"not":{"type":"integer"}}}})"})
     expect_refused(GrammarKind::kJsonSchema, text, ErrorCode::kUnsupported);
+}
+
+TEST_F(Grammars, AnOutputWhoseMasksTakeLongIsEndedSoon) {
+  const auto grammar =
+      compile(GrammarKind::kEbnf,
+              "root ::= a | b root\na ::= \"x\" [a-z]{1,40} (\"y\" | a)*\nb ::= [^\"]+ a?");
+  const std::vector<int32_t> end = {kEnd};
+  const auto state = grammar->start(end);
+  const int32_t token = *tokenizer->token_id("x");
+  std::vector<int32_t> mask(static_cast<size_t>(mask_words(tokenizer->vocab_size())));
+  const std::clock_t begin = std::clock();
+  int steps = 0;
+  while (steps < 400 && state->fill_mask(mask) && state->accept(token)) ++steps;
+  // 400 usual masks, what is allowed beyond, and the one that was too much.
+  EXPECT_LT(std::clock() - begin, 3 * CLOCKS_PER_SEC) << steps << " tokens";
 }
 
 TEST_F(Grammars, NamesAndDataAreNotTakenForKeywords) {

@@ -17,6 +17,8 @@ file(GLOB xgrammar_sources ${xgrammar_root}/cpp/*.cc ${xgrammar_root}/cpp/conver
 add_library(xgrammar STATIC EXCLUDE_FROM_ALL ${xgrammar_sources})
 target_include_directories(xgrammar SYSTEM PUBLIC ${xgrammar_root}/include PRIVATE ${xgrammar_root}/3rdparty/picojson
                            PUBLIC ${xgrammar_root}/3rdparty/dlpack/include)
+# Its own standard: as C++20, clang 14 asks for types that it declares later.
+set_target_properties(xgrammar PROPERTIES CXX_STANDARD 17)
 # Its warnings are not ours to mend. What it says goes through src/grammar: it would write what a request sent to stderr.
 target_compile_options(xgrammar PRIVATE -w)
 target_compile_definitions(xgrammar PRIVATE XGRAMMAR_ENABLE_CPPTRACE=0 XGRAMMAR_LOG_CUSTOMIZE=1)

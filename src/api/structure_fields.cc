@@ -74,6 +74,10 @@ void read_response_format(const Json& format, Structure& out) {
   const Json* schema = format.find("json_schema");
   if (schema == nullptr || !schema->is_object())
     return out.fail(param + ".json_schema", "must be an object");
+  // The schema is kept to whether strict or not, as vLLM does: there is no looser way to serve it.
+  const Json* strict = schema->find("strict");
+  if (strict != nullptr && !strict->is_null() && !strict->is_bool())
+    return out.fail(param + ".json_schema.strict", "must be true or false");
   const Json* inner = schema->find("schema");
   if (inner == nullptr || !inner->is_object())
     return out.fail(param + ".json_schema.schema", "must be an object");

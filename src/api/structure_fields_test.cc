@@ -77,6 +77,9 @@ TEST(StructureFields, WhatIsMalformedNamesItsField) {
   expect_refused(R"("response_format": {"type": "json_schema"})", "response_format.json_schema");
   expect_refused(R"("response_format": {"type": "json_schema", "json_schema": {"name": "n"}})",
                  "response_format.json_schema.schema");
+  expect_refused(
+      R"("response_format": {"type": "json_schema", "json_schema": {"schema": {}, "strict": 1}})",
+      "response_format.json_schema.strict");
   expect_refused(R"("structured_outputs": [])", "structured_outputs");
   expect_refused(R"("structured_outputs": {"xml": "x"})", "structured_outputs.xml");
   expect_refused(R"("structured_outputs": {"choice": []})", "structured_outputs.choice");

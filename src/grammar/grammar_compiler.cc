@@ -6,7 +6,9 @@
 #include <map>
 #include <mutex>
 #include <optional>
+#include <set>
 #include <stdexcept>
+#include <system_error>
 #include <thread>
 #include <tuple>
 #include <utility>
@@ -21,6 +23,12 @@ namespace {
 
 /// XGrammar's recursion stays far below a thread's stack.
 constexpr int kMaxRecursion = 1000;
+
+/// Blanks in one place of an output in JSON: enough for any usual indentation, too few for a model
+/// that goes on with blanks for ever.
+constexpr int kMaxBlanks = 32;
+/// Sources that took too long, remembered so that they are refused at once the next time.
+constexpr size_t kMaxRemembered = 1024;
 
 /// What XGrammar warned of on this thread: each of its warnings says that it enforces less than it
 /// was asked for.
@@ -43,8 +51,10 @@ xgrammar::Grammar grammar_of(const GrammarSource& source, const xgrammar::Tokeni
   switch (source.kind) {
     case GrammarKind::kJsonObject:
       return xgrammar::Grammar::FromJSONSchema(R"({"type":"object"})", true, std::nullopt,
-                                               std::nullopt, false);
-    case GrammarKind::kJsonSchema: return xgrammar::Grammar::FromJSONSchema(source.text);
+                                               std::nullopt, false, kMaxBlanks);
+    case GrammarKind::kJsonSchema:
+      return xgrammar::Grammar::FromJSONSchema(source.text, true, std::nullopt, std::nullopt, true,
+                                               kMaxBlanks);
     case GrammarKind::kRegex: return xgrammar::Grammar::FromRegex(source.text);
     case GrammarKind::kChoice:
     case GrammarKind::kEbnf: return xgrammar::Grammar::FromEBNF(source.text);
@@ -86,10 +96,15 @@ struct Compiled {
 
 /// One compilation, of its thread and of who waits for it.
 struct Job {
-  std::mutex mutex;
   std::condition_variable done;
   std::optional<Result<Compiled>> result;
+  bool late = false;  ///< nobody waits for it any more
 };
+
+Error too_long(std::chrono::milliseconds timeout, const std::string& param) {
+  return {ErrorCode::kInvalidArgument,
+          fmt::format("takes more than {} ms to compile", timeout.count()), param};
+}
 
 }  // namespace
 
@@ -103,14 +118,19 @@ struct GrammarCompiler::Shared {
   Result<Compiled> compile_now(const GrammarSource& source);
   Constraint find(const Key& key);
   void keep(const Key& key, const Compiled& compiled);
+  Result<void> begin(const Key& key, const std::string& param);
+  void end(Job& job, const Key& key, Result<Compiled> result);
+  Result<Constraint> wait_for(Job& job, const Key& key, const std::string& param);
 
   const GrammarCompilerOptions options;
   const int64_t vocab_size;
   const xgrammar::TokenizerInfo vocabulary;
   xgrammar::GrammarCompiler compiler;  // without a cache of its own, it has no state
 
-  std::mutex mutex;  // guards what follows
-  int64_t compiling = 0;
+  std::mutex mutex;                            // guards what follows
+  int64_t compiling = 0;                       // with somebody who waits
+  int64_t late = 0;                            // without
+  std::set<Key> too_slow;                      // what took too long
   std::list<std::pair<Key, Compiled>> recent;  // the latest used first
   std::map<Key, std::list<std::pair<Key, Compiled>>::iterator> by_key;
   size_t bytes = 0;
@@ -154,6 +174,53 @@ void GrammarCompiler::Shared::keep(const Key& key, const Compiled& compiled) {
   }
 }
 
+/// Takes a place for a compilation.
+Result<void> GrammarCompiler::Shared::begin(const Key& key, const std::string& param) {
+  const std::lock_guard lock(mutex);
+  if (too_slow.count(key) > 0) return tl::unexpected(too_long(options.timeout, param));
+  if (compiling >= options.max_compiling)
+    return fail(ErrorCode::kResourceExhausted,
+                fmt::format("{} grammars are being compiled already; try again later", compiling),
+                param);
+  if (late >= options.max_late)
+    return fail(ErrorCode::kResourceExhausted,
+                fmt::format("{} grammars still compile after their time was over; only grammars "
+                            "that were compiled before are served until they end",
+                            late),
+                param);
+  ++compiling;
+  return {};
+}
+
+/// Of the compiling thread.
+void GrammarCompiler::Shared::end(Job& job, const Key& key, Result<Compiled> result) {
+  if (result) keep(key, *result);
+  const std::lock_guard lock(mutex);
+  if (job.late) {
+    --late;
+    if (result) too_slow.erase(key);  // it is known from now on
+    return;
+  }
+  --compiling;
+  job.result = std::move(result);
+  job.done.notify_all();
+}
+
+Result<Constraint> GrammarCompiler::Shared::wait_for(Job& job, const Key& key,
+                                                     const std::string& param) {
+  std::unique_lock lock(mutex);
+  if (!job.done.wait_for(lock, options.timeout, [&] { return job.result.has_value(); })) {
+    job.late = true;
+    --compiling;
+    ++late;
+    if (too_slow.size() >= kMaxRemembered) too_slow.erase(too_slow.begin());
+    too_slow.insert(key);
+    return tl::unexpected(too_long(options.timeout, param));
+  }
+  if (!*job.result) return tl::unexpected(job.result->error());
+  return (*job.result)->constraint;
+}
+
 GrammarCompiler::GrammarCompiler(const Tokenizer& tokenizer, int64_t vocab_size,
                                  GrammarCompilerOptions options) {
   xgrammar::SetMaxRecursionDepth(kMaxRecursion);
@@ -167,34 +234,18 @@ Result<Constraint> GrammarCompiler::compile(const GrammarSource& source) {
     return tl::unexpected(checked.error());
   const Key key(source.kind, source.text);
   if (Constraint known = shared_->find(key)) return known;
-  {
-    const std::lock_guard lock(shared_->mutex);
-    if (shared_->compiling >= shared_->options.max_compiling)
-      return fail(ErrorCode::kResourceExhausted,
-                  fmt::format("{} grammars are being compiled already; try again later",
-                              shared_->compiling),
-                  source.param);
-    ++shared_->compiling;
-  }
+  if (auto begun = shared_->begin(key, source.param); !begun) return tl::unexpected(begun.error());
   const auto job = std::make_shared<Job>();
-  std::thread([job, key, source, shared = shared_] {
-    Result<Compiled> result = shared->compile_now(source);
-    if (result) shared->keep(key, *result);
-    {
-      const std::lock_guard lock(shared->mutex);
-      --shared->compiling;
-    }
-    const std::lock_guard lock(job->mutex);
-    job->result = std::move(result);
-    job->done.notify_all();
-  }).detach();
-  std::unique_lock lock(job->mutex);
-  if (!job->done.wait_for(lock, shared_->options.timeout, [&] { return job->result.has_value(); }))
-    return fail(ErrorCode::kInvalidArgument,
-                fmt::format("takes more than {} ms to compile", shared_->options.timeout.count()),
-                source.param);
-  if (!*job->result) return tl::unexpected(job->result->error());
-  return (*job->result)->constraint;
+  try {
+    std::thread([job, key, source, shared = shared_] {
+      shared->end(*job, key, shared->compile_now(source));
+    }).detach();
+  } catch (const std::system_error& e) {
+    shared_->end(*job, key,
+                 fail(ErrorCode::kResourceExhausted,
+                      fmt::format("no thread to compile it: {}", e.what()), source.param));
+  }
+  return shared_->wait_for(*job, key, source.param);
 }
 
 }  // namespace nanoflow

@@ -18,8 +18,11 @@ struct GrammarCompilerOptions {
   GrammarLimits limits;
   /// A compilation that takes longer fails. It cannot be interrupted: its thread runs on.
   std::chrono::milliseconds timeout{10000};
-  /// Compilations at the same time, those that ran out of time included; more are refused.
+  /// Compilations at the same time that somebody waits for; more are refused.
   int64_t max_compiling = 4;
+  /// Compilations that run on after their time. As many as this, and nothing new is compiled until
+  /// one ends: it bounds the cores and the memory that they take.
+  int64_t max_late = 2;
   /// Of compiled grammars that are kept for later requests.
   size_t cache_bytes = size_t{256} << 20;
 };
@@ -38,7 +41,8 @@ class GrammarCompiler {
   /// The constraint that `source` describes; the cache and every request that follows it share it.
   /// Blocks while it compiles. Errors, with the source's param: kInvalidArgument (malformed, or
   /// beyond the limits), kUnsupported (a part of a schema that cannot be enforced: nothing is
-  /// enforced by halves), kResourceExhausted (too many compile already).
+  /// enforced by halves), kResourceExhausted (too many
+  /// compile already). A source that ran out of time once is refused at once the next time.
   Result<std::shared_ptr<const TokenConstraint>> compile(const GrammarSource& source);
 
  private:

@@ -7,8 +7,10 @@
 #include <ctime>
 #include <filesystem>
 #include <string>
+#include <thread>
 #include <vector>
 
+#include <fmt/format.h>
 #include <gtest/gtest.h>
 
 #include "text/tokenizer_loader.h"
@@ -140,7 +142,7 @@ TEST_F(Grammars, MalformedAndExcessiveSourcesAreRefusedQuickly) {
   using enum GrammarKind;
   for (const char* text :
        {"", "{", "[]", "3", R"({"type": "nonsense"})", R"({"type": 3})", R"({"enum": []})",
-        R"({"$ref": "#/nowhere"})", R"({"minLength": 1e9})",
+        R"({"$ref": "#/nowhere"})", R"({"type": "string", "minLength": 1e9})",
         R"({"type": "string", "pattern": "("})", R"({"type":"string","pattern": "a{1,999999}"})"})
     expect_refused(kJsonSchema, text);
   for (const char* text : {"", "(", "[", "a{2", "*", "a{99999999999999999999}", "(?=a)b", "[z-a]"})
@@ -163,8 +165,39 @@ TEST_F(Grammars, WhatCannotBeEnforcedIsRefusedInsteadOfIgnored) {
   for (const char* text :
        {R"({"type":"array","items":{"type":"integer"},"uniqueItems":true})",
         R"({"allOf":[{"type":"object"},{"required":["a"]}]})", R"({"$ref":"http://a.b/c"})",
-        R"({"properties":{"a":{"not":{"type":"integer"}}}})"})
+        R"({"properties":{"a":{"not":{"type":"integer"}}}})",
+        // What XGrammar would pass over because of what is, or is not, beside it.
+        R"({"pattern":"("})", R"({"minLength":3})", R"({"maximum":3})", R"({"required":["a"]})",
+        R"({"minItems":2})", R"({"type":[],"pattern":"a"})",
+        R"({"type":"string","enum":["a"],"pattern":"b"})",
+        R"({"$ref":"#/$defs/a","minLength":3,"$defs":{"a":{"type":"string"}}})",
+        R"({"properties":{"a":{"type":"null"}},"anyOf":[{"type":"object"},{"type":"null"}]})",
+        R"({"anyOf":[{"type":"null"}],"oneOf":[{"type":"null"}]})"})
     expect_refused(GrammarKind::kJsonSchema, text, ErrorCode::kUnsupported);
+}
+
+TEST_F(Grammars, KeywordsThatAreEnforcedAreNotRefused) {
+  const auto names = compile(GrammarKind::kJsonSchema,
+                             R"({"type":"object","propertyNames":{"pattern":"^[ab]$"},)"
+                             R"("additionalProperties":{"type":"integer"},"minProperties":1})");
+  EXPECT_TRUE(matches(*names, R"({"a": 1})"));
+  EXPECT_FALSE(matches(*names, R"({"c": 1})"));
+  const auto required =
+      compile(GrammarKind::kJsonSchema,
+              R"({"properties":{"a":{"type":["string","null"],"minLength":2}},"required":["a"]})");
+  EXPECT_TRUE(matches(*required, R"({"a": "xy"})"));
+  EXPECT_TRUE(matches(*required, R"({"a": null})"));
+  EXPECT_FALSE(matches(*required, R"({"a": "x"})"));
+  EXPECT_FALSE(matches(*required, R"({})"));
+}
+
+TEST_F(Grammars, BlanksAreFreeButNotEndless) {
+  for (const auto& grammar :
+       {compile(GrammarKind::kJsonSchema, kPerson), compile(GrammarKind::kJsonObject, "")}) {
+    EXPECT_TRUE(matches(*grammar, "{\n        \"name\": \"A\",\n        \"age\": 3\n}"));
+    EXPECT_FALSE(matches(*grammar, "{" + std::string(200, ' ') + "\"name\": \"A\", \"age\": 3}"));
+    EXPECT_FALSE(matches(*grammar, "{\"name\": \"A\", \"age\": 3" + std::string(200, '\n') + "}"));
+  }
 }
 
 TEST_F(Grammars, AnOutputWhoseMasksTakeLongIsEndedSoon) {
@@ -199,6 +232,40 @@ TEST_F(Grammars, CompiledGrammarsAreSharedAndCompilationsBounded) {
   const auto refused = none.compile({GrammarKind::kRegex, "a", "f"});
   ASSERT_FALSE(refused.has_value());
   EXPECT_EQ(refused.error().code, ErrorCode::kResourceExhausted);
+}
+
+TEST_F(Grammars, CompilationsThatTakeTooLongGiveTheirPlacesBack) {
+  std::string members;
+  for (int i = 0; i < 100; ++i)
+    members += fmt::format(R"({}"member{}":{{"type":"string","pattern":"[a-z]*{}"}})",
+                           i == 0 ? "" : ",", i, i);
+  const GrammarSource slow{GrammarKind::kJsonSchema,
+                           R"({"type":"object","properties":{)" + members + "}}", "slow"};
+  const GrammarSource other{GrammarKind::kJsonSchema, kPerson, "other"};
+  GrammarCompiler hurried(
+      *tokenizer, tokenizer->vocab_size(),
+      {.timeout = std::chrono::milliseconds(1), .max_compiling = 1, .max_late = 1});
+  const auto first = hurried.compile(slow);
+  ASSERT_FALSE(first.has_value());
+  EXPECT_EQ(first.error().code, ErrorCode::kInvalidArgument);
+  const auto again = hurried.compile(slow);
+  ASSERT_FALSE(again.has_value());
+  EXPECT_EQ(again.error().code, ErrorCode::kInvalidArgument) << "not compiled a second time";
+  const auto refused = hurried.compile(other);
+  ASSERT_FALSE(refused.has_value());
+  EXPECT_EQ(refused.error().code, ErrorCode::kResourceExhausted);
+  EXPECT_EQ(refused.error().param, "other");
+  // Once what was late has ended, it is known, and others have its place.
+  const auto deadline = std::chrono::steady_clock::now() + std::chrono::seconds(60);
+  const auto comes = [&](const GrammarSource& source) {
+    while (std::chrono::steady_clock::now() < deadline) {
+      if (hurried.compile(source).has_value()) return true;
+      std::this_thread::sleep_for(std::chrono::milliseconds(5));
+    }
+    return false;
+  };
+  EXPECT_TRUE(comes(slow));
+  EXPECT_TRUE(comes(other));
 }
 
 TEST_F(Grammars, ReportsWhatItCosts) {

@@ -57,8 +57,62 @@ constexpr std::array<std::string_view, 4> kNamedSchemas = {"properties", "patter
 /// What they hold is data.
 constexpr std::array<std::string_view, 4> kData = {"enum", "const", "default", "examples"};
 
+/// XGrammar reads one of these alone and passes over the keywords beside it.
+constexpr std::array<std::string_view, 6> kAlone = {"$ref",  "const", "enum",
+                                                    "anyOf", "oneOf", "allOf"};
+/// Without "type", XGrammar takes the first group for objects and the second for lists, and passes
+/// over the keywords of the other groups.
+constexpr std::array<std::string_view, 3> kMakeObject = {"properties", "additionalProperties",
+                                                         "unevaluatedProperties"};
+constexpr std::array<std::string_view, 3> kMakeArray = {"items", "prefixItems", "unevaluatedItems"};
+constexpr std::array<std::string_view, 5> kOfObjects = {
+    "required", "minProperties", "maxProperties", "patternProperties", "propertyNames"};
+constexpr std::array<std::string_view, 2> kOfArrays = {"minItems", "maxItems"};
+constexpr std::array<std::string_view, 8> kOfScalars = {
+    "pattern", "minLength",        "maxLength",        "minimum",
+    "maximum", "exclusiveMinimum", "exclusiveMaximum", "multipleOf"};
+
+template <size_t N>
+bool has_any(const Json& schema, const std::array<std::string_view, N>& names) {
+  return std::any_of(names.begin(), names.end(),
+                     [&](std::string_view name) { return schema.find(name) != nullptr; });
+}
+
+bool has_type(const Json& schema) {
+  const Json* type = schema.find("type");
+  return type != nullptr && !(type->is_array() && type->as_array().empty());
+}
+
+/// The first keyword of an object that XGrammar would pass over because of the others, and what is
+/// wrong with it; "" when there is none.
+std::string passed_over(const Json& schema) {
+  std::string_view alone;
+  for (const std::string_view name : kAlone) {
+    if (!alone.empty() && schema.find(name) != nullptr)
+      return fmt::format("\"{}\" beside \"{}\" is not supported", name, alone);
+    if (alone.empty() && schema.find(name) != nullptr) alone = name;
+  }
+  const bool typed = has_type(schema);
+  const bool object = has_any(schema, kMakeObject);
+  const bool array = has_any(schema, kMakeArray);
+  for (const auto& [key, value] : schema.as_object()) {
+    const bool of_object = contains(kOfObjects, key);
+    const bool of_array = contains(kOfArrays, key);
+    const bool of_scalar = contains(kOfScalars, key);
+    const bool makes = contains(kMakeObject, key) || contains(kMakeArray, key);
+    if (!alone.empty() && (of_object || of_array || of_scalar || makes))
+      return fmt::format("\"{}\" beside \"{}\" is not supported", key, alone);
+    const bool enforced =
+        typed || (of_object && object) || (of_array && array) || (of_scalar && (object || array));
+    if ((of_object || of_array || of_scalar) && alone.empty() && !enforced)
+      return fmt::format("\"{}\" is supported only with \"type\" beside it", key);
+  }
+  return {};
+}
+
+/// `of_names`: what an object's member names must be, which are strings without saying so.
 Result<void> check_schema(const Json& schema, const GrammarSource& source,
-                          const GrammarLimits& limits);
+                          const GrammarLimits& limits, bool of_names = false);
 
 /// One member of a schema.
 Result<void> check_keyword(const std::string& key, const Json& value, const GrammarSource& source,
@@ -76,7 +130,7 @@ Result<void> check_keyword(const std::string& key, const Json& value, const Gram
                 fmt::format("{} asks for more than {}", key, limits.max_repeat), source.param);
   if (contains(kData, key)) return {};
   if (!contains(kNamedSchemas, key) || !value.is_object())
-    return check_schema(value, source, limits);
+    return check_schema(value, source, limits, key == "propertyNames");
   for (const auto& [name, member] : value.as_object())
     if (auto checked = check_schema(member, source, limits); !checked) return checked;
   return {};
@@ -84,12 +138,14 @@ Result<void> check_keyword(const std::string& key, const Json& value, const Gram
 
 /// A schema, a list of them, or anything that may hold one. Nesting was checked before.
 Result<void> check_schema(const Json& schema, const GrammarSource& source,
-                          const GrammarLimits& limits) {
+                          const GrammarLimits& limits, bool of_names) {
   if (schema.is_array()) {
     for (const Json& item : schema.as_array())
       if (auto checked = check_schema(item, source, limits); !checked) return checked;
   }
   if (!schema.is_object()) return {};
+  if (std::string unsupported = passed_over(schema); !of_names && !unsupported.empty())
+    return fail(ErrorCode::kUnsupported, std::move(unsupported), source.param);
   for (const auto& [key, value] : schema.as_object())
     if (auto checked = check_keyword(key, value, source, limits); !checked) return checked;
   return {};

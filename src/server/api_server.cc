@@ -18,6 +18,8 @@ namespace {
 // for more than a millisecond or two.
 constexpr size_t kInlineBytes = 16 << 10;
 constexpr size_t kWorkers = 2;
+/// As many as compile at the same time (GrammarCompilerOptions::max_compiling).
+constexpr size_t kCompilers = 4;
 constexpr size_t kMaxWaitingBodies = 256;
 constexpr const char* kModelsPath = "/v1/models";
 // Unknown fields are logged once each; an attacker's are not remembered without end.
@@ -53,6 +55,7 @@ struct ApiServer::Serving {
   int64_t created_s;
   std::vector<std::unique_ptr<EventPump>> pumps;  // one per server thread
   WorkerPool workers{kWorkers, kMaxWaitingBodies};
+  WorkerPool compilers{kCompilers, kMaxWaitingBodies};  // what may wait for a grammar
 };
 
 /// A request and where its answer goes.
@@ -161,7 +164,10 @@ void ApiServer::cancel_all(const std::string& why) {
 }
 
 void ApiServer::stop(HttpServer& http) {
-  if (serving_ != nullptr) serving_->workers.stop();
+  if (serving_ != nullptr) {
+    serving_->workers.stop();
+    serving_->compilers.stop();
+  }
   http.stop();
   if (serving_ != nullptr) serving_->pumps.clear();
 }
@@ -221,7 +227,8 @@ HttpResponse ApiServer::refusal(int status, const std::string& message) {
 
 void ApiServer::run_route(const Route& route, Call call) {
   if (call.request.body.size() <= kInlineBytes) return answer(call, route.respond(*this, call));
-  off_thread(std::move(call), [&route](ApiServer& api, const Call& kept) -> Continuation {
+  WorkerPool& workers = call.serving->workers;
+  off_thread(workers, std::move(call), [&route](ApiServer& api, const Call& kept) -> Continuation {
     // Shared by the copies of the continuation.
     const auto response = std::make_shared<HttpResponse>(route.respond(api, kept));
     return [&api, response](const Call& back) { api.answer(back, std::move(*response)); };
@@ -240,13 +247,13 @@ void ApiServer::generate(Call call, Endpoint endpoint) {
       api.start(back, std::move(**completion));
     };
   };
-  if (call.request.body.size() <= kInlineBytes && !may_ask_for_structure(call.request.body))
-    return work(*this, call)(call);
-  off_thread(std::move(call), work);
+  const bool structured = may_ask_for_structure(call.request.body);
+  if (call.request.body.size() <= kInlineBytes && !structured) return work(*this, call)(call);
+  // A grammar may take seconds: large bodies without one must not wait for it.
+  off_thread(structured ? serving.compilers : serving.workers, std::move(call), work);
 }
 
-void ApiServer::off_thread(Call call, Work work) {
-  WorkerPool& workers = call.serving->workers;
+void ApiServer::off_thread(WorkerPool& workers, Call call, Work work) {
   // Shared by the copies of the task; the last one must go on the connection's own thread.
   auto kept = std::make_shared<Call>(std::move(call));
   const bool queued = workers.submit([this, kept, work = std::move(work)]() mutable {
@@ -254,7 +261,8 @@ void ApiServer::off_thread(Call call, Work work) {
     HttpThread& thread = kept->exchange->thread();
     thread.post([kept = std::move(kept), then = std::move(then)] { then(*kept); });
   });
-  if (!queued) answer(*kept, error_answer(503, "too many large requests wait already"));
+  if (!queued)
+    answer(*kept, error_answer(503, "too many large or structured requests wait already"));
 }
 
 Result<Completion> ApiServer::make_completion(const Call& call, Endpoint endpoint) {

@@ -75,7 +75,7 @@ class ApiServer final : public HttpHandler {
   void answer(const Call& call, HttpResponse response);
 
   /// Runs `work` where it holds up no stream, then its continuation.
-  void off_thread(Call call, Work work);
+  void off_thread(WorkerPool& workers, Call call, Work work);
   void run_route(const Route& route, Call call);
   void generate(Call call, Endpoint endpoint);
   [[nodiscard]] Result<Completion> make_completion(const Call& call, Endpoint endpoint);

@@ -1,12 +1,16 @@
 #include "api/completion.h"
 
 #include <algorithm>
+#include <functional>
+#include <iterator>
 #include <span>
+#include <string_view>
 
 #include <fmt/format.h>
 
 #include "api/printable.h"
 #include "base/check.h"
+#include "base/random.h"
 
 namespace nanoflow {
 namespace {
@@ -34,7 +38,7 @@ Result<EncodedPrompt> encode_chat(const TextModel& model, const OpenAiRequest& r
                 "this model has no chat template; give one with --chat-template", "messages");
   const ChatRenderOptions options{.add_generation_prompt = request.add_generation_prompt,
                                   .continue_final_message = request.continue_final_message,
-                                  .tools = request.tools,
+                                  .tools = request.tools.tools,
                                   .documents = request.documents,
                                   .kwargs = request.template_kwargs,
                                   .parse_special_in_messages = request.parse_special_in_messages};
@@ -105,6 +109,18 @@ Result<std::shared_ptr<const TokenConstraint>> compile_structure(const TextModel
   return model.grammars->compile(*request.structure);
 }
 
+/// How calls stand in the output; nullopt when none are looked for.
+std::optional<ToolFormat> tool_format(const TextModel& model, const OpenAiRequest& request) {
+  switch (request.tools.choice) {
+    case ToolChoice::kNone: return std::nullopt;
+    case ToolChoice::kAuto: break;
+    case ToolChoice::kRequired: return ToolFormat::kCallList;
+    case ToolChoice::kNamed: return ToolFormat::kArguments;
+  }
+  // An output that is kept to another structure is no call, however it looks.
+  return request.structure.has_value() ? std::nullopt : model.tool_format;
+}
+
 }  // namespace
 
 Result<Completion> Completion::create(const TextModel& model, OpenAiRequest request,
@@ -118,6 +134,10 @@ Result<Completion> Completion::create(const TextModel& model, OpenAiRequest requ
 
   Result<std::shared_ptr<const TokenConstraint>> constraint = compile_structure(model, request);
   if (!constraint.has_value()) return tl::unexpected(constraint.error());
+
+  // Markers of calls are special tokens of some models.
+  const std::optional<ToolFormat> format = tool_format(model, request);
+  const bool skip_special = request.skip_special_tokens && !format.has_value();
 
   Completion completion;
   completion.model_ = &model;
@@ -135,10 +155,12 @@ Result<Completion> Completion::create(const TextModel& model, OpenAiRequest requ
                                              .constraint = *constraint});
       completion.choices_.push_back({.prompt = p, .request_id = id});
       completion.stops_.push_back(*stop);
+      if (format.has_value())
+        completion.tools_.emplace_back(*format, request.tools.name, request.tools.parallel);
       if (model.tokenizer.has_value())
         completion.detokenizers_.emplace_back(
-            *model.tokenizer, DetokenizerOptions{.skip_special = request.skip_special_tokens,
-                                                 .continues_text = true});
+            *model.tokenizer,
+            DetokenizerOptions{.skip_special = skip_special, .continues_text = true});
     }
   }
   completion.running_ = completion.choices_.size();
@@ -195,12 +217,44 @@ ChoiceDelta Completion::on_event(const TokenEvent& event) {
         std::find(stop_ids.begin(), stop_ids.end(), *event.stop_token) != stop_ids.end();
     if (is_stop_id) choice.stop_reason = Json(static_cast<int64_t>(*event.stop_token));
   }
+  if (!tools_.empty()) read_tool_calls(choice, index, delta);
   choice.text += delta.text;
   choice.text_characters += count_characters(delta.text);
   delta.tokens_end = choice.tokens.size();
   delta.finished = !choice.finish_reason.empty();
   if (delta.finished) --running_;
   return delta;
+}
+
+/// Parts the new text into content and calls.
+void Completion::read_tool_calls(Choice& choice, size_t index, ChoiceDelta& delta) {
+  ToolOutput out = tools_[index].push(delta.text);
+  if (!choice.finish_reason.empty()) {
+    ToolOutput rest = tools_[index].finish();
+    out.content += rest.content;
+    std::move(rest.calls.begin(), rest.calls.end(), std::back_inserter(out.calls));
+  }
+  for (const ToolCallPiece& piece : out.calls) {
+    if (piece.begins) choice.tool_calls.push_back({piece.name, {}});
+    choice.tool_calls[static_cast<size_t>(piece.index)].arguments += piece.arguments;
+  }
+  delta.text = std::move(out.content);
+  delta.tool_calls = std::move(out.calls);
+  if (choice.finish_reason == "stop" && !choice.tool_calls.empty())
+    choice.finish_reason = "tool_calls";
+}
+
+std::string Completion::tool_call_id(int64_t choice, int64_t index) const {
+  constexpr std::string_view kLetters =
+      "0123456789abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ";
+  const bool mistral = model_->tool_format == ToolFormat::kMistral;
+  // The response's id is unique, and 62^9 of its hash are enough for one conversation.
+  SplitMix64 random(std::hash<std::string>{}(fmt::format("{}/{}/{}", response_id_, choice, index)));
+  std::string id = mistral ? "" : "call_";
+  for (int i = 0; i < (mistral ? 9 : 16); ++i)
+    id +=
+        kLetters[static_cast<size_t>(random.between(0, static_cast<int64_t>(kLetters.size()) - 1))];
+  return id;
 }
 
 std::optional<Error> Completion::error() const {

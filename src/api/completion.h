@@ -11,6 +11,7 @@
 
 #include "api/openai_request.h"
 #include "api/text_model.h"
+#include "api/tool_calls.h"
 #include "base/json.h"
 #include "base/result.h"
 #include "engine/request.h"
@@ -27,9 +28,10 @@ struct EncodedPrompt {
 
 /// News of one choice after an event: what a stream would send.
 struct ChoiceDelta {
-  int64_t choice = 0;       ///< index in the response
-  std::string text;         ///< certain new text; may be empty
-  size_t tokens_begin = 0;  ///< the choice's tokens [begin, end) are new
+  int64_t choice = 0;                     ///< index in the response
+  std::string text;                       ///< certain new text; may be empty
+  std::vector<ToolCallPiece> tool_calls;  ///< what is new of its calls
+  size_t tokens_begin = 0;                ///< the choice's tokens [begin, end) are new
   size_t tokens_end = 0;
   bool finished = false;
   bool cancel = false;  ///< a stop string ended it: cancel the engine request
@@ -40,6 +42,7 @@ struct Choice {
   size_t prompt = 0;
   RequestId request_id = 0;
   std::string text;
+  std::vector<ToolCall> tool_calls;
   std::vector<int32_t> tokens;
   std::vector<TokenLogprob> logprobs;         ///< one per token when asked for
   std::vector<TokenLogprob> prompt_logprobs;  ///< of the prompt's second token on
@@ -76,6 +79,9 @@ class Completion {
   [[nodiscard]] const std::string& response_id() const { return response_id_; }
   [[nodiscard]] const OpenAiRequest& request() const { return request_; }
   [[nodiscard]] const std::vector<EncodedPrompt>& prompts() const { return prompts_; }
+  /// What a client answers call `index` of `choice` by: "call_" and 16 letters and digits, or 9 of
+  /// them for Mistral, whose template takes no other.
+  [[nodiscard]] std::string tool_call_id(int64_t choice, int64_t index) const;
   [[nodiscard]] int64_t prompt_tokens() const;
   [[nodiscard]] int64_t output_tokens() const;
 
@@ -86,6 +92,7 @@ class Completion {
  private:
   Completion() = default;
   void append_token(Choice& choice, size_t index, int32_t token, bool hidden, ChoiceDelta& delta);
+  void read_tool_calls(Choice& choice, size_t index, ChoiceDelta& delta);
 
   const TextModel* model_ = nullptr;
   OpenAiRequest request_;
@@ -95,6 +102,7 @@ class Completion {
   std::vector<Choice> choices_;
   std::vector<Detokenizer> detokenizers_;  // one per choice, when there is a tokenizer
   std::vector<StopStrings> stops_;         // one per choice
+  std::vector<ToolCallParser> tools_;      // one per choice, when calls are looked for
   size_t running_ = 0;
 };
 

@@ -178,12 +178,9 @@ void read_chat(FieldReader& reader, OpenAiRequest& request) {
   if (messages == nullptr || !messages->is_array() || messages->as_array().empty())
     return reader.fail("messages", "must be a non-empty list");
   request.messages = *messages;
-  for (const auto& [key, out] : {std::pair<const char*, Json*>{"tools", &request.tools},
-                                 {"documents", &request.documents}}) {
-    const Json* value = reader.find(key);
-    if (value == nullptr) continue;
-    if (!value->is_array()) return reader.fail(key, "must be a list");
-    *out = *value;
+  if (const Json* documents = reader.find("documents")) {
+    if (!documents->is_array()) return reader.fail("documents", "must be a list");
+    request.documents = *documents;
   }
   if (const Json* kwargs = reader.find("chat_template_kwargs")) {
     if (!kwargs->is_object()) return reader.fail("chat_template_kwargs", "must be an object");
@@ -219,10 +216,6 @@ void refuse_unsupported(FieldReader& reader) {
   const Json* n = reader.find("n");
   if (best_of != nullptr && whole_number(*best_of) != (n == nullptr ? 1 : whole_number(*n)))
     reader.fail("best_of", "is not supported unless it equals n", ErrorCode::kUnsupported);
-  const Json* choice = reader.find("tool_choice");
-  if (choice != nullptr &&
-      (!choice->is_string() || (choice->as_string() != "none" && choice->as_string() != "auto")))
-    reader.fail("tool_choice", "only \"none\" and \"auto\" are supported", ErrorCode::kUnsupported);
 }
 
 /// Combinations that no single field shows.
@@ -234,6 +227,19 @@ void check_combinations(FieldReader& reader, const OpenAiRequest& request,
     if (stop.empty()) reader.fail("stop", "a stop string must not be empty");
   if (request.stream && request.sampling.prompt_logprobs >= 0)
     reader.fail("prompt_logprobs", "cannot be combined with \"stream\": true");
+}
+
+/// A call that is asked for is a structure of the output as any other.
+void read_tools(FieldReader& reader, OpenAiRequest& request) {
+  request.tools = read_tool_fields(reader, request.endpoint == Endpoint::kChatCompletions);
+  if (!reader.ok()) return;
+  Result<std::optional<GrammarSource>> structure = tool_structure(request.tools);
+  if (!structure.has_value()) return reader.adopt(structure.error());
+  if (!structure->has_value()) return;
+  if (request.structure.has_value())
+    return reader.fail("tool_choice",
+                       fmt::format("cannot be combined with {}", request.structure->param));
+  request.structure = std::move(*structure);
 }
 
 /// All fields of a body; errors stay with the reader.
@@ -276,10 +282,11 @@ OpenAiRequest read_request(FieldReader& reader, Endpoint endpoint, const Json& b
     request.truncate_prompt_tokens = keep;
   }
   request.structure = read_structure(reader);
+  read_tools(reader, request);
   refuse_unsupported(reader);
   check_combinations(reader, request, limits);
   reader.allow({"user", "metadata", "store", "service_tier", "safety_identifier",
-                "prompt_cache_key", "prompt_cache_retention", "request_id", "parallel_tool_calls"});
+                "prompt_cache_key", "prompt_cache_retention", "request_id"});
   return request;
 }
 

@@ -11,6 +11,7 @@
 #include <vector>
 
 #include "api/dataset.h"
+#include "api/tool_fields.h"
 #include "base/json.h"
 #include "base/result.h"
 #include "engine/request.h"
@@ -36,8 +37,8 @@ struct OpenAiRequest {
   std::vector<Prompt> prompts;  ///< completions only; at least one
 
   Json messages;  ///< chat only: a non-empty array, checked by the template
-  Json tools;     ///< chat only: array or null
   Json documents;
+  ToolFields tools;      ///< chat only
   Json template_kwargs;  ///< chat_template_kwargs: object or null
   bool add_generation_prompt = true;
   bool continue_final_message = false;
@@ -77,7 +78,7 @@ struct SamplingDefaults {
 /// Parses a body. Errors name the field. An unknown field is refused: it may be a typing error, and
 /// the answer would be to another question than was asked. Known, checked by nobody and without
 /// effect, because they concern OpenAI's service: user, metadata, store, service_tier,
-/// safety_identifier, prompt_cache_key, prompt_cache_retention, request_id, parallel_tool_calls.
+/// safety_identifier, prompt_cache_key, prompt_cache_retention, request_id.
 Result<OpenAiRequest> parse_openai_request(Endpoint endpoint, const Json& body,
                                            const SamplingDefaults& defaults = {},
                                            const RequestLimits& limits = {});

@@ -122,9 +122,10 @@ TEST(OpenAiRequest, BadMessages) {
 }
 
 TEST(OpenAiRequest, ChatExtras) {
-  const OpenAiRequest request = accept(kChat, R"("tools": [{"type": "function"}], "documents": [{}],
+  const OpenAiRequest request = accept(
+      kChat, R"("tools": [{"type": "function", "function": {"name": "f"}}], "documents": [{}],
                       "chat_template_kwargs": {"enable_thinking": false}, "tool_choice": "auto")");
-  EXPECT_EQ(request.tools.as_array().size(), 1u);
+  EXPECT_EQ(request.tools.tools.as_array().size(), 1u);
   EXPECT_EQ(request.documents.as_array().size(), 1u);
   EXPECT_FALSE(request.template_kwargs.find("enable_thinking")->as_bool());
   for (const char* key : {"tools", "documents"})
@@ -282,7 +283,7 @@ TEST(OpenAiRequest, WhatCannotBeServedIsRefusedNotIgnored) {
     refuse(endpoint, "\"best_of\": 2", "best_of", ErrorCode::kUnsupported);
     for (const char* choice : {"\"required\"", R"({"type": "function"})", "7"})
       refuse(endpoint, fmt::format("\"tool_choice\": {}", choice), "tool_choice",
-             ErrorCode::kUnsupported);
+             endpoint == kText ? ErrorCode::kUnsupported : ErrorCode::kInvalidArgument);
     accept(endpoint, R"("suffix": "", "bad_words": [], "use_beam_search": false, "best_of": 2,
                         "n": 2, "response_format": {"type": "text"}, "tool_choice": "none")");
   }

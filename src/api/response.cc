@@ -10,6 +10,25 @@ Json finish_json(const std::string& reason) {
   return reason.empty() ? Json(nullptr) : Json(reason);
 }
 
+/// As OpenAI's clients expect it: content is null where there are calls alone.
+Json message_json(const Completion& completion, size_t index) {
+  const Choice& choice = completion.choices()[index];
+  const bool calls_alone = choice.text.empty() && !choice.tool_calls.empty();
+  Json message = Json::object(
+      {{"role", "assistant"}, {"content", calls_alone ? Json(nullptr) : Json(choice.text)}});
+  if (choice.tool_calls.empty()) return message;
+  Json::Array calls;
+  for (size_t i = 0; i < choice.tool_calls.size(); ++i) {
+    const ToolCall& call = choice.tool_calls[i];
+    calls.push_back(Json::object(
+        {{"id", completion.tool_call_id(static_cast<int64_t>(index), static_cast<int64_t>(i))},
+         {"type", "function"},
+         {"function", Json::object({{"name", call.name}, {"arguments", call.arguments}})}}));
+  }
+  message.set("tool_calls", std::move(calls));
+  return message;
+}
+
 }  // namespace
 
 Json Completion::response(int64_t created_s) const {
@@ -24,7 +43,7 @@ Json Completion::response(int64_t created_s) const {
     const TokenRange all{0, choice.tokens.size()};
     const bool wants_logprobs = request_.sampling.logprobs >= 0;
     if (chat) {
-      item.set("message", Json::object({{"role", "assistant"}, {"content", choice.text}}));
+      item.set("message", message_json(*this, i));
       item.set("logprobs", wants_logprobs ? chat_logprobs(choice, all, spell) : Json(nullptr));
     } else {
       item.set("text", request_.echo ? prompt.text + choice.text : choice.text);

@@ -50,7 +50,8 @@ void StreamChunks::append(const ChoiceDelta& delta, std::string& out) {
   const bool tells_tokens =
       has_tokens && (request.sampling.logprobs >= 0 || request.return_token_ids);
   const bool echoes = first && request.echo;
-  if (delta.text.empty() && !delta.finished && !tells_tokens && !echoes) return;
+  if (delta.text.empty() && delta.tool_calls.empty() && !delta.finished && !tells_tokens && !echoes)
+    return;
 
   out += head_;
   out += "{\"index\":";
@@ -69,14 +70,39 @@ void StreamChunks::append_chat(const ChoiceDelta& delta, std::string& out) const
   out += ",\"delta\":{";
   if (!started_[static_cast<size_t>(delta.choice)]) {
     out += "\"role\":\"assistant\",\"content\":";
+    append_json_string(out, delta.text);
   } else if (!delta.text.empty()) {
     out += "\"content\":";
-  } else {
-    out += '}';
-    return;
+    append_json_string(out, delta.text);
   }
-  append_json_string(out, delta.text);
+  if (!delta.tool_calls.empty()) append_tool_calls(delta, out);
   out += '}';
+}
+
+/// A call's id, type and name come once; arguments are what follows those of the events before.
+void StreamChunks::append_tool_calls(const ChoiceDelta& delta, std::string& out) const {
+  const bool alone = started_[static_cast<size_t>(delta.choice)] && delta.text.empty();
+  out += alone ? "\"tool_calls\":[" : ",\"tool_calls\":[";
+  for (size_t i = 0; i < delta.tool_calls.size(); ++i) {
+    const ToolCallPiece& piece = delta.tool_calls[i];
+    out += i == 0 ? "{\"index\":" : ",{\"index\":";
+    append_integer(out, piece.index);
+    if (piece.begins) {
+      out += ",\"id\":";
+      append_json_string(out, completion_->tool_call_id(delta.choice, piece.index));
+      out += ",\"type\":\"function\"";
+    }
+    out += ",\"function\":{";
+    if (piece.begins) {
+      out += "\"name\":";
+      append_json_string(out, piece.name);
+      out += ',';
+    }
+    out += "\"arguments\":";
+    append_json_string(out, piece.arguments);
+    out += "}}";
+  }
+  out += ']';
 }
 
 void StreamChunks::append_completion(const ChoiceDelta& delta, std::string& out) const {

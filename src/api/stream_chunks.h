@@ -26,6 +26,7 @@ class StreamChunks {
 
  private:
   void append_chat(const ChoiceDelta& delta, std::string& out) const;
+  void append_tool_calls(const ChoiceDelta& delta, std::string& out) const;
   void append_completion(const ChoiceDelta& delta, std::string& out) const;
   void append_logprobs(const ChoiceDelta& delta, std::string& out) const;
   void append_tail(const ChoiceDelta& delta, std::string& out) const;

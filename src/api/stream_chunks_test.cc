@@ -47,7 +47,8 @@ class Streaming : public WithVocabulary {
     ASSERT_TRUE(completion.has_value()) << completion.error().message;
     StreamChunks chunks(*completion, 7);
     const std::vector<int32_t> tokens =
-        model_.tokenizer->encode(kText, {.add_special_tokens = false}).value();
+        model_.tokenizer->encode(text_, {.add_special_tokens = false, .parse_special = true})
+            .value();
     SplitMix64 random(seed);
     std::string stream;
     const auto num_choices = static_cast<RequestId>(completion->choices().size());
@@ -64,7 +65,7 @@ class Streaming : public WithVocabulary {
           if (request->sampling.logprobs >= 0)
             event.logprobs.push_back({.token = tokens[at], .logprob = -0.25F});
         }
-        if (at == tokens.size()) event.finish = FinishReason::kLength;
+        if (at == tokens.size()) event.finish = finish_;
         chunks.append(completion->on_event(event), stream);
       }
     }
@@ -73,6 +74,8 @@ class Streaming : public WithVocabulary {
     response_ = completion->response(7);
   }
 
+  std::string text_ = std::string(kText);
+  FinishReason finish_ = FinishReason::kLength;
   std::vector<Json> events_;
   Json response_;
 };
@@ -171,6 +174,60 @@ TEST_F(Streaming, UsageComesInALastEventWithoutChoicesOrWithEveryEvent) {
     before = now;
   }
   EXPECT_EQ(*events_.back().find("usage"), *response_.find("usage"));
+}
+
+TEST_F(Streaming, ToolCallsAddUpToTheResponse) {
+  model_.tool_format = ToolFormat::kHermes;
+  const std::string call =
+      R"(<tool_call>{"name": "weather", "arguments": {"city": "Zürich"}}</tool_call>)";
+  text_ = "I look.\n" + call + "\n" + call;
+  finish_ = FinishReason::kStop;
+  const std::string fields =
+      R"("messages": [{"role": "user", "content": "Hi"}], "n": 2, "tools": [{"type": "function",)"
+      R"( "function": {"name": "weather"}}])";
+  for (const uint64_t seed : {1, 2, 3}) {
+    serve(Endpoint::kChatCompletions, body_of("{" + fields + "}"), seed);
+    for (int64_t index = 0; index < 2; ++index) {
+      const Json& choice = response_.find("choices")->as_array()[static_cast<size_t>(index)];
+      EXPECT_EQ(choice.find("finish_reason")->as_string(), "tool_calls");
+      EXPECT_EQ(choice.find("message")->find("content")->as_string(), "I look.\n");
+      std::string content;
+      std::string last_reason;
+      std::vector<std::string> calls;  // id, name and arguments of each
+      for (const Json& event : events_) {
+        const Json& part = event.find("choices")->as_array().front();
+        if (part.find("index")->as_int() != index) continue;
+        if (part.find("finish_reason")->is_string())
+          last_reason = part.find("finish_reason")->as_string();
+        const Json& delta = *part.find("delta");
+        if (const Json* text = delta.find("content")) content += text->as_string();
+        const Json* pieces = delta.find("tool_calls");
+        if (pieces == nullptr) continue;
+        for (const Json& piece : pieces->as_array()) {
+          const auto at = static_cast<size_t>(piece.find("index")->as_int());
+          const Json& function = *piece.find("function");
+          if (at == calls.size())
+            calls.push_back(piece.find("id")->as_string() + function.find("name")->as_string());
+          calls.at(at) += function.find("arguments")->as_string();
+        }
+      }
+      EXPECT_EQ(content, "I look.\n");
+      EXPECT_EQ(last_reason, "tool_calls");
+      std::vector<std::string> whole;
+      for (const Json& item : choice.find("message")->find("tool_calls")->as_array())
+        whole.push_back(item.find("id")->as_string() +
+                        item.find("function")->find("name")->as_string() +
+                        item.find("function")->find("arguments")->as_string());
+      EXPECT_EQ(calls, whole);
+      ASSERT_EQ(whole.size(), 2u);
+      EXPECT_NE(whole[0], whole[1]) << "ids differ";
+      EXPECT_TRUE(whole[0].ends_with(R"(weather{"city":"Zürich"})")) << whole[0];
+    }
+  }
+  serve(Endpoint::kChatCompletions, body_of("{" + fields + R"(, "tool_choice": "none"})"), 1);
+  const Json& plain = response_.find("choices")->as_array().front();
+  EXPECT_EQ(plain.find("message")->find("content")->as_string(), text_);
+  EXPECT_EQ(plain.find("finish_reason")->as_string(), "stop");
 }
 
 TEST_F(Streaming, AnErrorEndsTheStreamWithItsBody) {

@@ -129,8 +129,8 @@ std::optional<GrammarSource> read_structure(FieldReader& reader) {
 
 bool may_ask_for_structure(std::string_view body) {
   // A field's name may be written with \\u escapes, of ASCII: \\u00.
-  constexpr std::array<std::string_view, 4> kSigns = {"response_format", "structured_outputs",
-                                                      "guided_", "\\u00"};
+  constexpr std::array<std::string_view, 5> kSigns = {"response_format", "structured_outputs",
+                                                      "tool_choice", "guided_", "\\u00"};
   for (const std::string_view sign : kSigns)
     if (body.find(sign) != std::string_view::npos) return true;
   return false;

@@ -14,8 +14,9 @@ namespace nanoflow {
 /// the field. Nothing is compiled here.
 std::optional<GrammarSource> read_structure(FieldReader& reader);
 
-/// Whether a body may have one of these fields, told without parsing it: then answering it may take
-/// as long as compiling a grammar does. Never false when it has one.
+/// Whether a body may have one of these fields, or a tool_choice, which may need a grammar, too;
+/// told without parsing it: then answering it may take as long as compiling a grammar does. Never
+/// false when it has one.
 [[nodiscard]] bool may_ask_for_structure(std::string_view body);
 
 }  // namespace nanoflow

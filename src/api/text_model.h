@@ -7,6 +7,7 @@
 #include <string>
 
 #include "api/openai_request.h"
+#include "api/tool_calls.h"
 #include "engine/engine.h"
 #include "grammar/grammar_compiler.h"
 #include "text/chat_template.h"
@@ -20,6 +21,7 @@ struct TextModel {
   std::optional<Tokenizer> tokenizer;         ///< none: token-id prompts only
   std::optional<ChatTemplate> chat_template;  ///< none: chat requests are refused
   std::unique_ptr<GrammarCompiler> grammars;  ///< null: structured output is refused
+  std::optional<ToolFormat> tool_format;      ///< none: calls that are left to the model are text
   SamplingDefaults defaults;
   EngineLimits limits;
 };

@@ -43,6 +43,12 @@ void add_model_options(CLI::App& command, ModelOptions& o) {
   command.add_option("--chat-template", o.chat_template, "chatml, llama-2, or a Jinja file")
       ->group(model);
   command
+      .add_option("--tool-call-parser", o.tool_call_parser,
+                  "How the model writes tool calls; auto: as its chat template says")
+      ->check(CLI::IsMember({"auto", "hermes", "llama3_json", "mistral"}))
+      ->capture_default_str()
+      ->group(model);
+  command
       .add_option("--load-format", o.load_format, "auto, or dummy: random weights for config.json")
       ->check(CLI::IsMember({"auto", "dummy"}))
       ->capture_default_str()

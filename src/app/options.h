@@ -21,11 +21,12 @@ struct ModelOptions {
   std::string served_name;  ///< of the model in answers; "": its own
   std::string tokenizer;    ///< folder or .gguf; "": the model's own
   bool skip_tokenizer_init = false;
-  std::string chat_template;         ///< built-in name or file; "": the model's own
-  std::string load_format = "auto";  ///< auto | dummy
-  std::string dtype = "auto";        ///< auto | bfloat16 | float16 | float32
-  std::string device = "auto";       ///< auto | cpu | cuda | cuda:<number>
-  int threads = 0;                   ///< CPU threads, 0: all cores
+  std::string chat_template;              ///< built-in name or file; "": the model's own
+  std::string tool_call_parser = "auto";  ///< auto | hermes | llama3_json | mistral
+  std::string load_format = "auto";       ///< auto | dummy
+  std::string dtype = "auto";             ///< auto | bfloat16 | float16 | float32
+  std::string device = "auto";            ///< auto | cpu | cuda | cuda:<number>
+  int threads = 0;                        ///< CPU threads, 0: all cores
   int tensor_parallel_size = 1;
   std::string pipeline = "sequential";  ///< a generator's name or a spec file
   int64_t max_model_len = 0;

@@ -77,6 +77,10 @@ void load_text(const ModelOptions& options, const std::filesystem::path& path, T
   }
   if (!options.chat_template.empty()) templates = load_chat_template(options.chat_template);
   if (!templates.empty()) text.chat_template = ChatTemplate::compile(std::move(templates), special);
+  text.tool_format =
+      options.tool_call_parser != "auto" ? tool_format_of_name(options.tool_call_parser)
+      : text.chat_template.has_value()   ? tool_format_of_template(text.chat_template->text())
+                                         : std::nullopt;
 }
 
 SamplingDefaults sampling_defaults(const GenerationDefaults& generation) {

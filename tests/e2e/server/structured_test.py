@@ -67,6 +67,46 @@ class Structured(server_test.Shared):
         for text in self.texts({"structured_outputs": {"grammar": grammar}}, n=2):
             self.assertRegex(text, r"^\[(up|down)(,(up|down)){2}\]$")
 
+    def calls(self, fields):
+        """The calls of a chat, which must be the same streamed and not, and its finish_reason."""
+        tools = [{"type": "function", "function": {"name": name, "parameters": schema}}
+                 for name, schema in (("report", SCHEMA), ("stop", {"type": "object", "properties": {}}))]
+        body = {"messages": [{"role": "user", "content": PROMPT}], "max_tokens": 400, "temperature": 0,
+                "tools": tools, **fields}
+        answer = self.server.post("/v1/chat/completions", body)
+        self.assertEqual(answer.status, 200, answer.body)
+        choice = answer.json()["choices"][0]
+        self.assertIsNone(choice["message"]["content"])
+        calls = [(c["function"]["name"], c["function"]["arguments"]) for c in choice["message"]["tool_calls"]]
+        self.assertEqual({c["type"] for c in choice["message"]["tool_calls"]}, {"function"})
+        streamed, reason, content = [], None, ""
+        for event in self.server.stream("/v1/chat/completions", body):
+            for part in event["choices"]:
+                reason = part["finish_reason"] or reason
+                content += part["delta"].get("content") or ""
+                for piece in part["delta"].get("tool_calls", []):
+                    if piece["index"] == len(streamed):
+                        self.assertTrue(piece["id"])
+                        streamed.append([piece["function"]["name"], ""])
+                    streamed[piece["index"]][1] += piece["function"]["arguments"]
+        self.assertEqual(content, "")
+        self.assertEqual([tuple(call) for call in streamed], calls)
+        self.assertEqual(reason, choice["finish_reason"])
+        return calls, reason
+
+    def test_calls_that_are_asked_for_are_valid(self):
+        calls, reason = self.calls({"tool_choice": {"type": "function", "function": {"name": "report"}}})
+        self.assertEqual(([name for name, _ in calls], reason), (["report"], "tool_calls"))
+        self.check_answer(calls[0][1])
+        calls, reason = self.calls({"tool_choice": "required", "parallel_tool_calls": False})
+        self.assertEqual((len(calls), reason), (1, "tool_calls"))
+        name, arguments = calls[0]
+        self.assertIn(name, ("report", "stop"))
+        if name == "report":
+            self.check_answer(arguments)
+        refused = self.server.post("/v1/chat/completions", {**server_test.CHAT, "tool_choice": "required"})
+        self.assertEqual((refused.status, refused.json()["error"]["param"]), (400, "tool_choice"))
+
     def test_completions_and_token_limits(self):
         body = {"prompt": "A digit:", "temperature": 0, "max_tokens": 50, "guided_regex": "[0-9]{3}"}
         self.assertRegex(self.server.post("/v1/completions", body).json()["choices"][0]["text"], r"^\d{3}$")

@@ -57,6 +57,7 @@ TEST(StructureFields, EveryWayToAskIsUnderstood) {
   expect_source(R"("guided_grammar": "root ::= \"x\"")", GrammarKind::kEbnf, R"(root ::= "x")",
                 "guided_grammar");
   EXPECT_TRUE(may_ask_for_structure(R"({"\u0067uided_json": {}})"));
+  EXPECT_TRUE(may_ask_for_structure(R"({"tool_choice": "required"})"));
   EXPECT_FALSE(may_ask_for_structure(R"({"prompt": "p"})"));
 }
 

@@ -73,15 +73,15 @@ void read_response_format(const Json& format, Structure& out) {
                     "must be \"text\", \"json_object\", \"json_schema\" or \"structural_tag\"");
   const Json* schema = format.find("json_schema");
   if (schema == nullptr || !schema->is_object())
-    return out.fail(param + ".json_schema", "must be an object");
+    return out.fail("response_format.json_schema", "must be an object");
   // The schema is kept to whether strict or not, as vLLM does: there is no looser way to serve it.
   const Json* strict = schema->find("strict");
   if (strict != nullptr && !strict->is_null() && !strict->is_bool())
-    return out.fail(param + ".json_schema.strict", "must be true or false");
+    return out.fail("response_format.json_schema.strict", "must be true or false");
   const Json* inner = schema->find("schema");
   if (inner == nullptr || !inner->is_object())
-    return out.fail(param + ".json_schema.schema", "must be an object");
-  out.set_schema(*inner, param + ".json_schema.schema");
+    return out.fail("response_format.json_schema.schema", "must be an object");
+  out.set_schema(*inner, "response_format.json_schema.schema");
 }
 
 void read_structured_outputs(const Json& fields, Structure& out) {

@@ -29,9 +29,9 @@ struct GrammarSource {
 
 /// What bounds one request's grammar.
 struct GrammarLimits {
-  size_t max_bytes = 64 * 1024;  ///< of its text
-  int64_t max_nesting = 64;      ///< of brackets
-  int64_t max_repeat = 4096;     ///< of a counted repetition, and of lengths in a schema
+  size_t max_bytes = size_t{64} << 10;  ///< of its text
+  int64_t max_nesting = 64;             ///< of brackets
+  int64_t max_repeat = 4096;            ///< of a counted repetition, and of lengths in a schema
 };
 
 /// The text of a kChoice: one of `choices`, none of them empty, and nothing else.

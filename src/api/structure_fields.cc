@@ -88,7 +88,7 @@ void read_structured_outputs(const Json& fields, Structure& out) {
   const std::string param = "structured_outputs";
   if (!fields.is_object()) return out.fail(param, "must be an object");
   for (const auto& [key, value] : fields.as_object()) {
-    const std::string name = param + "." + key;
+    const std::string name = fmt::format("{}.{}", param, key);
     if (value.is_null()) continue;
     if (key == "json") {
       out.set_schema(value, name);

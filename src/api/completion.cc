@@ -211,7 +211,7 @@ ChoiceDelta Completion::on_event(const TokenEvent& event) {
       delta.text += stops_[index].finish();
     }
     choice.finish_reason = finish_reason_name(*event.finish);
-    choice.error = event.error;
+    choice.error = {event.error_code, event.error, {}};
     const bool is_stop_id =
         event.stop_token.has_value() &&
         std::find(stop_ids.begin(), stop_ids.end(), *event.stop_token) != stop_ids.end();
@@ -259,7 +259,7 @@ std::string Completion::tool_call_id(int64_t choice, int64_t index) const {
 
 std::optional<Error> Completion::error() const {
   for (const Choice& choice : choices_) {
-    if (choice.finish_reason == "error") return Error{ErrorCode::kInternal, choice.error, {}};
+    if (choice.finish_reason == "error") return choice.error;
   }
   return std::nullopt;
 }

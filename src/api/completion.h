@@ -50,7 +50,7 @@ struct Choice {
   size_t text_characters = 0;        ///< code points in `text`
   std::string finish_reason;         ///< "" while running
   Json stop_reason;                  ///< null, token id, or stop string
-  std::string error;                 ///< with finish_reason "error"
+  Error error;                       ///< with finish_reason "error"
   RequestTimes times;                ///< of the last event
   int64_t num_preemptions = 0;
 };

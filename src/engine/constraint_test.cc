@@ -74,6 +74,7 @@ struct Output {
   std::optional<FinishReason> finish;
   std::optional<int32_t> stop_token;
   std::string error;
+  ErrorCode error_code = ErrorCode::kInternal;
   int64_t preemptions = 0;
   int64_t steps = 0;  ///< launched between its first token and its end
 };
@@ -100,6 +101,7 @@ std::map<RequestId, Output> run(const std::vector<Request>& requests, int64_t nu
       output.finish = event.finish;
       output.stop_token = event.stop_token;
       output.error = event.error;
+      output.error_code = event.error_code;
       output.preemptions = event.num_preemptions;
       output.steps = event.times.event_ns - event.times.first_token_ns;
     }
@@ -233,6 +235,7 @@ TEST(Constraint, OneThatFailsEndsItsOwnRequestOnly) {
   for (const RequestId id : {1, 3}) {
     EXPECT_EQ(outputs[id].finish, FinishReason::kError);
     EXPECT_FALSE(outputs[id].error.empty());
+    EXPECT_EQ(outputs[id].error_code, ErrorCode::kInvalidArgument) << "it is the request's fault";
   }
   EXPECT_EQ(outputs[3].tokens.size(), 2U);
   expect_ladder(outputs[2]);

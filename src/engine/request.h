@@ -112,6 +112,7 @@ struct TokenEvent {
   std::optional<FinishReason> finish;
   std::optional<int32_t> stop_token;  ///< with kStop: the id that stopped it (tokens' last)
   std::string error;                  ///< with kError: one line for the client
+  ErrorCode error_code = ErrorCode::kInternal;  ///< with kError: whose fault it is
   int64_t prompt_tokens = 0;
   int64_t output_tokens = 0;  ///< so far, this event's included
   int64_t num_preemptions = 0;

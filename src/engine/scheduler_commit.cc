@@ -25,7 +25,12 @@ TokenLogprob read_logprob(const StepResults& results, size_t sample, int64_t wan
 
 TokenEvent constraint_failure() {
   TokenEvent event;
-  event.error = "the output cannot be kept to the structure that was asked for";
+  // Of the request's own making: its grammar leads to characters that no tokens of the model spell,
+  // or needs too much time for the next mask.
+  event.error_code = ErrorCode::kInvalidArgument;
+  event.error =
+      "the output cannot go on within the structure that was asked for: no token of the model fits, "
+      "or to find the ones that do takes too long; ask for a simpler structure";
   return event;
 }
 

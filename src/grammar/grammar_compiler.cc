@@ -17,6 +17,7 @@
 #include <fmt/format.h>
 
 #include "grammar/grammar_matcher.h"
+#include "text/unicode.h"
 
 namespace nanoflow {
 namespace {
@@ -77,9 +78,12 @@ bool allows_anything(const TokenConstraint& constraint, int64_t vocab_size) {
 }
 
 /// One line of bounded length: XGrammar repeats its input in some messages.
-std::string short_message(std::string text) {
+/// It may also cut characters in two.
+std::string short_message(std::string bytes) {
   constexpr size_t kMost = 300;
-  std::replace(text.begin(), text.end(), '\n', ' ');
+  std::replace(bytes.begin(), bytes.end(), '\n', ' ');
+  std::string text;
+  drain_utf8(bytes, true, BadBytes::kPerSequence, text);
   if (text.size() <= kMost) return text;
   size_t end = kMost;
   while (end > 0 && (static_cast<unsigned char>(text[end]) & 0xC0U) == 0x80U) --end;

@@ -14,6 +14,7 @@
 #include <gtest/gtest.h>
 
 #include "text/tokenizer_loader.h"
+#include "text/unicode.h"
 
 namespace nanoflow {
 namespace {
@@ -71,6 +72,7 @@ class Grammars : public testing::Test {
     EXPECT_EQ(grammar.error().param, "field");
     EXPECT_FALSE(grammar.error().message.empty());
     EXPECT_LT(grammar.error().message.size(), 400u);
+    EXPECT_TRUE(is_valid_utf8(grammar.error().message)) << grammar.error().message;
   }
 
   static Tokenizer* tokenizer;
@@ -150,6 +152,8 @@ TEST_F(Grammars, MalformedAndExcessiveSourcesAreRefusedQuickly) {
   for (const char* text : {"", "root", "root ::=", "start ::= \"a\"", "root ::= missing",
                            "root ::= \"a\"{1,1000000}", "root ::= root"})
     expect_refused(kEbnf, text);
+  for (const char* text : {"b\xf2\xa4\x80\xbe\xc2\x80" "fVy", "root ::= \xc3\xa9", "\xf0\x9f\x99\x82"})
+    expect_refused(kEbnf, text);  // whose messages quote single bytes
   for (const char* text : {"", "{}", R"({"type":"structural_tag"})", R"({"format":{"type":"x"}})"})
     expect_refused(kStructuralTag, text);
   expect_refused(kRegex, std::string(100, '(') + std::string(100, ')'));

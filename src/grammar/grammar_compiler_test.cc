@@ -152,7 +152,9 @@ TEST_F(Grammars, MalformedAndExcessiveSourcesAreRefusedQuickly) {
   for (const char* text : {"", "root", "root ::=", "start ::= \"a\"", "root ::= missing",
                            "root ::= \"a\"{1,1000000}", "root ::= root"})
     expect_refused(kEbnf, text);
-  for (const char* text : {"b\xf2\xa4\x80\xbe\xc2\x80" "fVy", "root ::= \xc3\xa9", "\xf0\x9f\x99\x82"})
+  for (const char* text : {"b\xf2\xa4\x80\xbe\xc2\x80"
+                           "fVy",
+                           "root ::= \xc3\xa9", "\xf0\x9f\x99\x82"})
     expect_refused(kEbnf, text);  // whose messages quote single bytes
   for (const char* text : {"", "{}", R"({"type":"structural_tag"})", R"({"format":{"type":"x"}})"})
     expect_refused(kStructuralTag, text);

@@ -37,6 +37,9 @@ void read_tools(FieldReader& reader, ToolFields& fields) {
     const Json* parameters = function_of(tool)->find("parameters");
     if (parameters != nullptr && !parameters->is_null() && !parameters->is_object())
       return refuse(param + ".function.parameters", "must be an object");
+    const Json* description = function_of(tool)->find("description");
+    if (description != nullptr && !description->is_null() && !description->is_string())
+      return refuse(param + ".function.description", "must be a string");
   }
   fields.tools = *tools;
 }

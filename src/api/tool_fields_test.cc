@@ -66,6 +66,8 @@ TEST(ToolFields, WhatIsMalformedNamesItsField) {
   expect_refused(R"("tools": [{"type": "function"}])", "tools[0].function.name");
   expect_refused(R"("tools": [{"type": "function", "function": {"name": "f", "parameters": 3}}])",
                  "tools[0].function.parameters");
+  expect_refused(R"("tools": [{"type": "function", "function": {"name": "f", "description": 3}}])",
+                 "tools[0].function.description");
   for (const char* choice : {"3", "\"any\"", R"({"type": "function"})",
                              R"({"type": "function", "function": {"name": "h"}})"})
     expect_refused(with_choice(choice), "tool_choice");

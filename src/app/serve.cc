@@ -96,6 +96,26 @@ void watch(const Engine& engine, DeviceMetrics& device, Logger& logger) {
   }
 }
 
+/// Ends what uses the engine before the engine goes, also when an exception ends the program.
+class Attachment {
+ public:
+  Attachment(ApiServer& api, HttpServer& http, ServingStack& stack)
+      : api_(api), http_(http), engine_(stack.engine()) {
+    api_.attach(http_, engine_, stack.text());
+  }
+  ~Attachment() {
+    engine_.shutdown();
+    api_.stop(http_);
+  }
+  Attachment(const Attachment&) = delete;
+  Attachment& operator=(const Attachment&) = delete;
+
+ private:
+  ApiServer& api_;
+  HttpServer& http_;
+  Engine& engine_;
+};
+
 /// Serves until a signal comes or the engine fails; the exit code.
 int serve_until_the_end(const ServeOptions& o, ApiServer& api, HttpServer& http, Engine& engine,
                         DeviceMetrics& device, Logger& logger) {
@@ -115,8 +135,6 @@ int serve_until_the_end(const ServeOptions& o, ApiServer& api, HttpServer& http,
     logger.warning("{} requests have not ended in time and are cancelled", api.in_flight());
   api.cancel_all("the server is shutting down");
   (void)wait_until(idle, kFlush);
-  engine.shutdown();
-  api.stop(http);
   return failed ? 1 : 0;
 }
 
@@ -145,7 +163,7 @@ int run(const ServeOptions& options) {
     device.add_to(extras);
     return extras;
   });
-  api.attach(http, stack.engine(), stack.text());
+  const Attachment attachment(api, http, stack);
   compute_a_token(stack.engine());
   if (!interrupted()) api.set_healthy();
   fmt::print(stderr, "  {:<10}{}{}\n", "serving", url_of(o, http.port()),

@@ -5,6 +5,8 @@ Usage: server_test.py NANOFLOW [SUITE...]
 """
 
 import concurrent.futures
+import contextlib
+import http.client
 import json
 import re
 import signal
@@ -339,6 +341,26 @@ class Lifecycle(unittest.TestCase):
             self.assertEqual(server.stop(), 0, server.text())
             thread.join()
             self.assertEqual(results[0].status, 503)
+
+    def test_an_engine_that_fails_at_once_ends_the_process_under_its_clients(self):
+        with Server(NANOFLOW, "--kv-cache-gib", "0.5", "--step-timeout", "1e-6", wait=False) as server:
+            health = set()
+
+            def ask():
+                with contextlib.suppress(OSError, http.client.HTTPException):
+                    while server.process.poll() is None:
+                        health.add(server.get("/health").status)
+                        server.get("/metrics")
+                        server.post("/v1/completions", GREEDY)
+
+            threads = [threading.Thread(target=ask) for _ in range(4)]
+            for thread in threads:
+                thread.start()
+            self.assertEqual(server.wait(), 1, server.text())
+            for thread in threads:
+                thread.join()
+            self.assertNotIn(200, health)
+            self.assertIn("--step-timeout is too short", server.text())
 
     def test_deadlines(self):
         args = ("--max-model-len", "8192", "--kv-cache-gib", "0.5", "--request-timeout", "0.5")

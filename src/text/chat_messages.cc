@@ -163,8 +163,7 @@ Result<Json> prepare_chat_messages(const Json& messages, ContentFormat format) {
   for (size_t i = 0; i < prepared.as_array().size(); ++i) {
     Json& message = prepared.as_array()[i];
     const Json* calls = message.find("tool_calls");
-    const bool has_calls = calls != nullptr && calls->is_array();
-    if (has_calls) {
+    if (calls != nullptr && calls->is_array()) {
       Json parsed = *calls;
       Result<void> done = parse_arguments(parsed, fmt::format("messages[{}].tool_calls", i));
       if (!done) return tl::unexpected(done.error());
@@ -173,7 +172,8 @@ Result<Json> prepare_chat_messages(const Json& messages, ContentFormat format) {
     const Json* content = message.find("content");
     if (content != nullptr && content->is_array() && format == ContentFormat::kString) {
       message.set("content", joined_parts(*content));
-    } else if ((content == nullptr || content->is_null()) && !has_calls) {
+    } else if (content == nullptr || content->is_null()) {
+      // Clients send back null beside tool calls; many templates add text to whatever is there.
       message.set("content", "");
     }
     alias_reasoning(message);

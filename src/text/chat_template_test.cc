@@ -6,6 +6,7 @@
 #include <set>
 #include <string>
 
+#include <fmt/format.h>
 #include <gtest/gtest.h>
 
 #include "base/error.h"
@@ -155,6 +156,19 @@ TEST(ChatTemplateRender, ToolArgumentsGivenAsTextBecomeObjects) {
     const Result<RenderedChat> got = chat.render(call(bad), {});
     ASSERT_FALSE(got.has_value());
     EXPECT_EQ(got.error().param, "messages[0].tool_calls[0].function.arguments");
+  }
+}
+
+TEST(ChatTemplateRender, ContentThatIsLeftOutBesideToolCallsIsEmptyText) {
+  const ChatTemplate chat =
+      compile("{% for m in messages %}{{ m.role + ':' + m.content }}{% endfor %}");
+  for (const char* content : {"", R"("content": null, )"}) {
+    const Json messages = json(fmt::format(
+        R"([{{"role": "assistant", {}"tool_calls": [{{"function": {{"name": "f"}}}}]}}])",
+        content));
+    const Result<RenderedChat> got = chat.render(messages, {});
+    ASSERT_TRUE(got.has_value()) << got.error().message;
+    EXPECT_EQ(got->text, "assistant:");
   }
 }
 

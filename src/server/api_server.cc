@@ -9,6 +9,7 @@
 #include "api/structure_fields.h"
 #include "server/answers.h"
 #include "server/openapi.h"
+#include "server/page.h"
 #include "server/text_routes.h"
 
 namespace nanoflow {
@@ -69,7 +70,20 @@ struct ApiServer::Call {
 };
 
 const std::vector<ApiServer::Route>& ApiServer::routes() {
+  // The page works before there is a model, and asks for a key itself.
+  constexpr auto page_route = [](std::string_view path) {
+    return Route{
+        .method = "GET",
+        .path = path,
+        .guarded = false,
+        .needs_model = false,
+        .respond = [](ApiServer&, const Call& call) { return page_file(call.request.path); }};
+  };
   static const std::vector<Route> routes = {
+      page_route("/"),
+      page_route("/page.css"),
+      page_route("/page.js"),
+      page_route("/dashboard.js"),
       {.method = "POST",
        .path = "/v1/completions",
        .serve = [](ApiServer& api,

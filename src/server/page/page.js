@@ -93,6 +93,10 @@ function request() {
 }
 
 async function failure(response) {
+  if (response.status === 401) {
+    $("settings").open = true;
+    return "This server needs an API key: enter it under Settings.";
+  }
   try {
     return (await response.json()).error.message;
   } catch {
@@ -122,7 +126,7 @@ async function events(response, take) {
 function speed(tokens, firstMs, sentMs) {
   const seconds = (performance.now() - firstMs) / 1000;
   const rate = tokens > 1 && seconds > 0 ? `${((tokens - 1) / seconds).toFixed(1)} tok/s, ` : "";
-  $("speed").textContent = `${rate}${tokens} tokens, first after ${Math.round(firstMs - sentMs)} ms`;
+  $("speed").textContent = `${rate}${tokens} ${tokens === 1 ? "token" : "tokens"}, first after ${Math.round(firstMs - sentMs)} ms`;
 }
 
 async function answer() {
@@ -140,6 +144,7 @@ async function answer() {
     if (atEnd) messages.scrollTop = messages.scrollHeight;
   };
   running = new AbortController();
+  $("speed").textContent = "";
   $("send").disabled = true;
   $("stop").disabled = false;
   try {
@@ -161,7 +166,9 @@ async function answer() {
       drawn = true;
     });
   } catch (error) {
-    if (error.name !== "AbortError") messages.append(make("p", "error", error.message));
+    // fetch() throws a TypeError, in the browser's own words, when there is no answer at all.
+    const why = error instanceof TypeError ? "The server cannot be reached." : error.message;
+    if (error.name !== "AbortError") messages.append(make("p", "error", why));
   }
   running = null;
   draw();

@@ -1,11 +1,14 @@
 #!/usr/bin/env python3
-"""Makes tests/fixtures/models/smollm2/greedy.json: greedy continuations by transformers of a real
-model, SmolLM2-135M-Instruct in Q4_1, dequantised to float32.
+"""Makes tests/fixtures/models/smollm2/greedy.json and loglikelihoods.json: greedy continuations, and
+log-likelihoods of given ones, by transformers of a real model, SmolLM2-135M-Instruct in Q4_1,
+dequantised to float32.
 
     tools/make_smollm2_golden.py path/to/SmolLM2-135M-Instruct.Q4_1.gguf
 
 Run by hand, with torch, transformers and gguf installed. Per prompt: text, its token ids, the ids of
-the continuation and, for each step, the difference of the two largest logits.
+the continuation and, for each step, the difference of the two largest logits. Per pair of a context
+and its continuation: texts, token ids, the sum of the continuation's log-probabilities in nats, and
+whether each of its tokens is the likeliest.
 """
 import argparse
 import json
@@ -25,6 +28,18 @@ PROMPTS = [
     "Q: What is the largest planet?\nA:", "She opened the door and", "The French Revolution began",
     "SELECT name FROM users WHERE", "To be, or not to be,", "Machine learning is", "\n\n# Introduction\n\n",
 ]
+# lm-evaluation-harness moves blanks at the end of a context into the continuation: here is none.
+PAIRS = [(context, continuation)
+         for context, choices in {
+             "The capital of France is": [" Paris", " Berlin", " the city of Lyon in the south"],
+             "Q: What is the largest planet?\nA:": [" Jupiter", " The Earth", " Jupiter is the largest planet."],
+             "1, 2, 3, 4,": [" 5, 6, 7, 8", " 5, 6, 8, 9"],
+             "Water boils at": [" 100 degrees Celsius", " 37 degrees"],
+             "def fibonacci(n):": ["\n    if n <= 1:\n        return n\n", "\n    return 42\n"],
+             "Die Hauptstadt von Deutschland ist": [" Berlin.", " München."],
+             "The quick brown fox": [" jumps over the lazy dog", " 🦊 sleeps"],
+             "A": [" B", " story about a cat.\n\n"],
+         }.items() for continuation in choices]
 NAMES = {"attn_norm": "input_layernorm", "ffn_norm": "post_attention_layernorm",
          "attn_q": "self_attn.q_proj", "attn_k": "self_attn.k_proj", "attn_v": "self_attn.v_proj",
          "attn_output": "self_attn.o_proj", "ffn_gate": "mlp.gate_proj", "ffn_up": "mlp.up_proj",
@@ -87,6 +102,19 @@ def continue_greedily(model, ids):
     return out, margins
 
 
+def log_likelihood(model, context, continuation):
+    with torch.no_grad():
+        logits = model(torch.tensor([context + continuation])).logits[0, len(context) - 1:-1]
+    chosen = torch.log_softmax(logits.double(), -1).gather(1, torch.tensor(continuation)[:, None])
+    return round(float(chosen.sum()), 6), bool((logits.argmax(-1) == torch.tensor(continuation)).all())
+
+
+def write(path, args, cases):
+    lines = ",\n  ".join(json.dumps(case) for case in cases)
+    path.write_text(f'{{"model": "{args.gguf.name}", "transformers": "{transformers.__version__}", '
+                    f'"cases": [\n  {lines}\n]}}\n')
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     default = pathlib.Path(__file__).resolve().parent.parent / "tests/fixtures/models/smollm2"
@@ -103,10 +131,16 @@ def main():
         print(repr(prompt), "->", repr(tokenizer.decode(tokens[:16])), min(margins), flush=True)
         cases.append({"prompt": prompt, "ids": ids, "tokens": tokens, "margins": margins})
     args.out.mkdir(parents=True, exist_ok=True)
-    lines = ",\n  ".join(json.dumps(case) for case in cases)
-    (args.out / "greedy.json").write_text(
-        f'{{"model": "{args.gguf.name}", "transformers": "{transformers.__version__}", '
-        f'"cases": [\n  {lines}\n]}}\n')
+    write(args.out / "greedy.json", args, cases)
+    cases = []
+    for context, continuation in PAIRS:
+        ids = tokenizer(context, add_special_tokens=False).input_ids
+        added = tokenizer(context + continuation, add_special_tokens=False).input_ids[len(ids):]
+        value, greedy = log_likelihood(model, ids, added)
+        print(repr(context), "->", repr(continuation), value, greedy, flush=True)
+        cases.append({"context": context, "continuation": continuation, "context_ids": ids,
+                      "continuation_ids": added, "log_likelihood": value, "greedy": greedy})
+    write(args.out / "loglikelihoods.json", args, cases)
 
 
 if __name__ == "__main__":

@@ -1,6 +1,7 @@
 #include "server/text_routes.h"
 
 #include <limits>
+#include <optional>
 #include <utility>
 #include <vector>
 
@@ -98,6 +99,25 @@ HttpResponse tokenize_answer(const TextModel& model, std::string_view body) {
 
 HttpResponse detokenize_answer(const TextModel& model, std::string_view body) {
   return answer(detokenized, model, body);
+}
+
+HttpResponse tokenizer_info_answer(const TextModel& model) {
+  if (!model.tokenizer.has_value()) return error_answer(no_tokenizer().value());
+  const Tokenizer& tokenizer = *model.tokenizer;
+  const auto text_of = [&](std::optional<int32_t> id) {
+    return id ? Json(tokenizer.token_text(*id)) : Json(nullptr);
+  };
+  return json_answer(
+      Json::object({{"bos_token", text_of(tokenizer.bos_id())},
+                    {"eos_token", text_of(tokenizer.eos_id())},
+                    {"unk_token", text_of(tokenizer.unk_id())},
+                    {"pad_token", text_of(tokenizer.pad_id())},
+                    {"add_bos_token", tokenizer.add_bos()},
+                    {"add_eos_token", tokenizer.add_eos()},
+                    {"vocab_size", static_cast<int64_t>(tokenizer.vocab_size())},
+                    {"model_max_length", model.limits.max_model_len},
+                    {"chat_template",
+                     model.chat_template ? Json(model.chat_template->text()) : Json(nullptr)}}));
 }
 
 Json model_card(const std::string& name, const std::string& root, int64_t created_s,

@@ -1,4 +1,5 @@
-// The routes about text and names that need no engine: /tokenize, /detokenize, /v1/models.
+// The routes about text and names that need no engine: /tokenize, /detokenize, /tokenizer_info,
+// /v1/models.
 #pragma once
 
 #include <cstdint>
@@ -17,6 +18,11 @@ HttpResponse tokenize_answer(const TextModel& model, std::string_view body);
 
 /// POST /detokenize: {"tokens": [ids]} -> {"prompt": text}.
 HttpResponse detokenize_answer(const TextModel& model, std::string_view body);
+
+/// GET /tokenizer_info: what a client needs to prepare token ids and chats as this model wants
+/// them: the texts of its special tokens (null: none), whether encoding adds them, its chat
+/// template. The names are those of Hugging Face's tokenizer_config.json, as in vLLM's route.
+HttpResponse tokenizer_info_answer(const TextModel& model);
 
 /// One entry of /v1/models. `root`: the model behind the name; `created_s`: Unix time.
 Json model_card(const std::string& name, const std::string& root, int64_t created_s,

@@ -1,10 +1,12 @@
 #!/usr/bin/env python3
-"""Clients that others wrote, unmodified, against `nanoflow serve` with the default model: openai and LangChain.
+"""Clients that others wrote, unmodified, against `nanoflow serve` with the default model: openai,
+LangChain, and lm-evaluation-harness where it is installed.
 
 Usage: client_test.py NANOFLOW [SUITE...]. Exit code 77: the packages are not installed.
 """
 
 import asyncio
+import json
 import os
 import pathlib
 import sys
@@ -197,6 +199,59 @@ class LangChain(Shared):
         for method in ("json_schema", "function_calling"):
             city = self.model(max_tokens=300).with_structured_output(City, method=method).invoke("Name a city.")
             self.assertIsInstance(city, City, method)
+
+
+class Harness(unittest.TestCase):
+    """lm-evaluation-harness: log-likelihoods, which must be those of transformers."""
+
+    TOLERANCE = 2e-3  # of a whole continuation; both compute in float32, in another order
+
+    @classmethod
+    def setUpClass(cls):
+        cls.server = Server(NANOFLOW, "--max-model-len", "1024", "--kv-cache-gib", "0.5", "--dtype", "float32",
+                            "--served-model-name", "smol")
+        path = pathlib.Path(__file__).resolve().parents[2] / "fixtures/models/smollm2/loglikelihoods.json"
+        cls.cases = json.loads(path.read_text())["cases"]
+        assert len(cls.cases) >= 16 and {case["greedy"] for case in cls.cases} == {True, False}
+
+    @classmethod
+    def tearDownClass(cls):
+        assert cls.server.stop() == 0, cls.server.text()
+
+    def check(self, got):
+        for case, (log_likelihood, greedy) in zip(self.cases, got, strict=True):
+            self.assertAlmostEqual(log_likelihood, case["log_likelihood"], delta=self.TOLERANCE, msg=case["continuation"])
+            self.assertEqual(greedy, case["greedy"], case)
+
+    def test_its_requests(self):
+        """As it sends them: token ids, several at once, echoed."""
+        answer = self.server.post("/v1/completions", {
+            "model": "smol", "prompt": [case["context_ids"] + case["continuation_ids"] for case in self.cases], "temperature": 0,
+            "max_tokens": 1, "logprobs": 1, "seed": 1234, "echo": True})
+        self.assertEqual(answer.status, 200, answer.body)
+        got = []
+        for case, choice in zip(self.cases, sorted(answer.json()["choices"], key=lambda c: c["index"]), strict=True):
+            begin = len(case["context_ids"])
+            chosen = choice["logprobs"]["token_logprobs"][begin:-1]
+            top = choice["logprobs"]["top_logprobs"][begin:-1]
+            self.assertEqual(len(chosen), len(case["continuation_ids"]))
+            got.append((sum(chosen), all(a == max(b.values()) for a, b in zip(chosen, top))))
+        self.check(got)
+
+    def test_the_harness_itself(self):
+        try:
+            import lm_eval.api.instance
+            import lm_eval.models.openai_completions
+        except ImportError:
+            self.skipTest("lm-eval[api] is not installed; it needs 760 MB")
+        model = lm_eval.models.openai_completions.LocalCompletionsAPI(
+            base_url=f"http://127.0.0.1:{self.server.port}/v1/completions", model="smol", batch_size=4, num_concurrent=2)
+        self.assertEqual(model.tokenizer_backend, "remote")
+        requests = [lm_eval.api.instance.Instance("loglikelihood", {}, (case["context"], case["continuation"]), i)
+                    for i, case in enumerate(self.cases)]
+        self.check(model.loglikelihood(requests))
+        greedy = lm_eval.api.instance.Instance("generate_until", {}, ("1, 2, 3, 4,", {"until": ["9"], "max_gen_toks": 20}), 0)
+        self.assertTrue(model.generate_until([greedy])[0].startswith(" 5, 6, 7, 8"))
 
 
 if __name__ == "__main__":

@@ -62,6 +62,14 @@ class Endpoints(Shared):
         self.assertIn(self.server.get("/version").json()["version"], version)
         self.assertEqual(self.server.get("/load").json(), {"server_load": 0})
 
+    def test_the_tokenizer_tells_of_itself(self):
+        info = self.server.get("/tokenizer_info").json()
+        self.assertEqual((info["bos_token"], info["eos_token"], info["add_bos_token"]), ("<|im_start|>", "<|im_end|>", False))
+        self.assertIn("message['role']", info["chat_template"])
+        for name in ("bos_token", "eos_token"):
+            answer = self.server.post("/tokenize", {"prompt": info[name], "add_special_tokens": False}).json()
+            self.assertEqual(answer["count"], 1, name)
+
     def test_tokenize_and_back(self):
         text = "Grüße, 世界 <|im_start|>"
         answer = self.server.post("/tokenize", {"prompt": text, "return_token_strs": True}).json()

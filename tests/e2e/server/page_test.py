@@ -45,10 +45,11 @@ class Browser:
         port_file = pathlib.Path(self.profile.name, "DevToolsActivePort")
         wait(lambda: port_file.exists() and len(port_file.read_text().split()) == 2, "Chromium starts")
         port = port_file.read_text().split()[0]
-        with urllib.request.urlopen(f"http://127.0.0.1:{port}/json/list") as tabs:
+        direct = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+        with direct.open(f"http://127.0.0.1:{port}/json/list") as tabs:
             url = next(tab for tab in json.load(tabs) if tab["type"] == "page")["webSocketDebuggerUrl"]
         self.open = contextlib.ExitStack()
-        self.socket = self.open.enter_context(websockets.sync.client.connect(url, max_size=None))
+        self.socket = self.open.enter_context(websockets.sync.client.connect(url, max_size=None, proxy=None))
         self.ids = itertools.count(1)
         for domain in ("Page", "Runtime", "Log"):
             self.call(f"{domain}.enable")

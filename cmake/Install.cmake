@@ -13,6 +13,7 @@ install(DIRECTORY bench/traces DESTINATION ${CMAKE_INSTALL_DATADIR}/nanoflow/ben
         FILES_MATCHING PATTERN *.csv)
 install(FILES LICENSE NOTICE README.md CHANGELOG.md SECURITY.md DESTINATION ${documents} COMPONENT shared)
 install(FILES cmake/copyright DESTINATION ${documents} COMPONENT shared)
+install(DIRECTORY deploy DESTINATION ${documents} COMPONENT shared)
 install(DIRECTORY docs DESTINATION ${documents} COMPONENT shared PATTERN layers.txt EXCLUDE)
 
 # -march= of the program in a package, and of the CPU backend alone: everything else is compiled for the compiler's

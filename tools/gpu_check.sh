@@ -89,7 +89,7 @@ if wants throughput; then
   throughput 512_512 --input-len 512 --output-len 512
   throughput 512_1024 --input-len 512 --output-len 1024
   for trace in "$root"/bench/traces/*-2000.csv; do
-    throughput "$(basename "$trace" .csv)" --trace "$trace" --trace-in-order
+    throughput "$(basename "$trace" .csv)" --lengths "$trace" --lengths-in-order
   done
 fi
 printf '\n'

@@ -82,8 +82,8 @@ std::vector<std::pair<int64_t, int64_t>> trace_lengths(const WorkloadOptions& op
     return row.first < 1 || row.second < 1 || row.first > max_model_len - row.second;
   });
   if (rows.empty())
-    throw ConfigError("--trace", fmt::format("no row of {} fits into --max-model-len {}",
-                                             options.trace.string(), max_model_len));
+    throw ConfigError("--lengths", fmt::format("no row of {} fits into --max-model-len {}",
+                                               options.trace.string(), max_model_len));
   const int64_t wanted =
       options.num_requests > 0 ? options.num_requests : static_cast<int64_t>(rows.size());
   std::vector<std::pair<int64_t, int64_t>> lengths;

@@ -109,12 +109,12 @@ void add_bench(CLI::App& app, Command& command) {
   sub->add_option("--range-ratio", o->workload.range_ratio,
                   "Lengths vary by this share around the mean")
       ->check(number_between(0, 0.99));
-  sub->add_option("--trace", o->trace, "CSV of lengths instead: input_len,output_len")
+  sub->add_option("--lengths", o->trace, "CSV of lengths instead: input_len,output_len")
       ->check(CLI::ExistingFile);
-  sub->add_flag("--trace-in-order", o->workload.trace_in_order,
-                "Take the trace's rows from the first on instead of drawing them");
+  sub->add_flag("--lengths-in-order", o->workload.trace_in_order,
+                "Take the rows of --lengths from the first on instead of drawing them");
   sub->add_option("--num-requests,--num-prompts", o->workload.num_requests,
-                  "Default: 1000, or all rows of the trace")
+                  "Default: 1000, or all rows of --lengths")
       ->check(CLI::Range(int64_t{1}, kMaxWorkloadRequests));
   sub->add_option("--request-rate", o->workload.request_rate,
                   "Poisson arrivals per second; 0: all at once")
@@ -130,7 +130,7 @@ void add_bench(CLI::App& app, Command& command) {
       "Examples:\n"
       "  nanoflow bench throughput --model ./Llama-3-8B --load-format dummy --input-len 1024 "
       "--output-len 512\n"
-      "  nanoflow bench throughput --model model.gguf --trace bench/traces/sharegpt.csv "
+      "  nanoflow bench throughput --model model.gguf --lengths bench/traces/sharegpt.csv "
       "--num-requests 200\n"
       "  nanoflow bench throughput --model model.gguf --request-rate 4 --json report.json");
   sub->callback([o, &command] { command = [o] { return run(*o); }; });

@@ -40,6 +40,7 @@ struct ModelOptions {
   uint64_t seed = 0;
   bool verbose = false;
   int64_t timed_step_interval = 0;  ///< as EngineConfig's
+  int64_t max_queue_size = 0;       ///< as EngineConfig's; 0: its default
   /// Steps take this many microseconds and compute nothing; unset: the model is served.
   std::optional<int64_t> null_step_us;
 };

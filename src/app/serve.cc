@@ -215,6 +215,12 @@ void add_http_options(CLI::App& sub, ServeOptions& o) {
       ->check(CLI::Range(int64_t{1}, int64_t{1} << 20))
       ->capture_default_str()
       ->group(group);
+  o.model.max_queue_size = EngineConfig().max_queue_size;
+  sub.add_option("--max-queue-size", o.model.max_queue_size,
+                 "Requests that may wait for a place among those that run; more get 503")
+      ->check(CLI::Range(int64_t{1}, int64_t{1} << 20))
+      ->capture_default_str()
+      ->group(group);
   sub.add_option("--max-body-mib", o.max_body_mib, "Larger requests get 413")
       ->check(number_between(0.001, 1024))
       ->capture_default_str()

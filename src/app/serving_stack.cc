@@ -187,6 +187,7 @@ EngineConfig make_engine_config(const ModelOptions& o, const DeviceChoice& devic
   config.capture_graphs = !o.enforce_eager;
   config.timed_step_interval = o.timed_step_interval;
   config.max_model_len = o.max_model_len;
+  if (o.max_queue_size > 0) config.max_queue_size = o.max_queue_size;
   config.load_threads = threads_per_rank(o);
   if (o.max_num_batched_tokens > 0) config.max_num_batched_tokens = o.max_num_batched_tokens;
   // Each running sequence needs a row of a step.

@@ -772,8 +772,8 @@ class Bench(Case):
         trace = self.folder / "trace.csv"
         trace.write_text("input_len,output_len\n5,3\n9,2\n")
         report = self.folder / "report.json"
-        run("bench", "throughput", "--model", MODELS / "llama_tied_d64", "--load-format", "dummy", "--trace", trace,
-            "--trace-in-order", "--json", report)
+        run("bench", "throughput", "--model", MODELS / "llama_tied_d64", "--load-format", "dummy", "--lengths", trace,
+            "--lengths-in-order", "--json", report)
         values = json.loads(report.read_text())
         self.assertEqual((values["prompt_tokens"], values["generated_tokens"]), (14, 5))
 

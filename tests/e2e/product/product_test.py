@@ -202,7 +202,7 @@ class Report(Case):
         trace = SOURCE / "bench/traces/sharegpt.csv"
         report = self.folder / "report.json"
         # The fixture's positions end at 128, so the rows that fit are the short ones.
-        done = run("bench", "throughput", "--model", MODELS / "file_llama_f32", "--trace", trace, "--trace-in-order",
+        done = run("bench", "throughput", "--model", MODELS / "file_llama_f32", "--lengths", trace, "--lengths-in-order",
                    "--num-requests", 12, "--json", report)
         with trace.open() as file:
             rows = [(int(row["input_len"]), int(row["output_len"])) for row in csv.DictReader(file)]

@@ -370,6 +370,23 @@ class Lifecycle(unittest.TestCase):
             self.assertNotIn(200, health)
             self.assertIn("--step-timeout is too short", server.text())
 
+    def test_a_full_queue_is_told_at_once_and_loses_nobody(self):
+        args = ("--max-model-len", "2048", "--kv-cache-gib", "0.5", "--max-num-seqs", "1", "--max-queue-size", "2")
+        with Server(NANOFLOW, *args) as server:
+            body = {"prompt": "Tell", "max_tokens": 60, "ignore_eos": True}
+            with concurrent.futures.ThreadPoolExecutor(12) as pool:
+                answers = list(pool.map(lambda _: server.post("/v1/completions", body), range(12)))
+            refused = [answer for answer in answers if answer.status == 503]
+            self.assertTrue(refused and len(refused) < 12, [answer.status for answer in answers])
+            for answer in refused:
+                self.assertIsNotNone(answer.headers["Retry-After"])
+                self.assertIn("wait already", answer.error()["message"])
+            for answer in answers:
+                if answer.status != 503:
+                    self.assertEqual(answer.json()["usage"]["completion_tokens"], 60)
+            server.wait_idle()
+            self.assertEqual(server.stop(), 0)
+
     def test_deadlines(self):
         args = ("--max-model-len", "8192", "--kv-cache-gib", "0.5", "--request-timeout", "0.5")
         with Server(NANOFLOW, *args) as server:

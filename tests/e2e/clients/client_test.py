@@ -1,6 +1,6 @@
 #!/usr/bin/env python3
 """Clients that others wrote, unmodified, against `nanoflow serve` with the default model: openai,
-LangChain, and lm-evaluation-harness where it is installed.
+LangChain, curl, and lm-evaluation-harness where it is installed.
 
 Usage: client_test.py NANOFLOW [SUITE...]. Exit code 77: the packages are not installed.
 """
@@ -9,7 +9,10 @@ import asyncio
 import json
 import os
 import pathlib
+import shutil
+import subprocess
 import sys
+import time
 import unittest
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent.parent / "server"))
@@ -199,6 +202,23 @@ class LangChain(Shared):
         for method in ("json_schema", "function_calling"):
             city = self.model(max_tokens=300).with_structured_output(City, method=method).invoke("Name a city.")
             self.assertIsInstance(city, City, method)
+
+
+class Curl(Shared):
+    @unittest.skipUnless(shutil.which("curl"), "curl is not installed")
+    def test_a_stream_arrives_piece_by_piece(self):
+        body = json.dumps({"model": "smol", "messages": CHAT, "max_tokens": 60, "stream": True, "ignore_eos": True})
+        process = subprocess.Popen(
+            ["curl", "-sSN", "--noproxy", "*", f"{self.url}/chat/completions", "-H", f"Authorization: Bearer {KEY}", "-d", body],
+            stdout=subprocess.PIPE, text=True)
+        events, times = [], []
+        for line in filter(str.strip, process.stdout):
+            self.assertTrue(line.startswith("data: "), line)
+            events.append(line.strip())
+            times.append(time.monotonic())
+        self.assertEqual((process.wait(), events[-1]), (0, "data: [DONE]"))
+        self.assertGreater(len(times), 55)
+        self.assertGreater(times[-1] - times[0], 0.05, "it came at once")
 
 
 class Harness(unittest.TestCase):

@@ -33,9 +33,10 @@ class Answer:
 class Server:
     """The process; `args` go behind --model. `wait`: until /health says 200."""
 
-    def __init__(self, binary, *args, model=None, wait=True, env=None):
+    def __init__(self, binary, *args, model=None, wait=True, env=None, host="127.0.0.1"):
         self.log = []
-        command = [binary, "serve", "--model", model or default_model(), "--host", "127.0.0.1", "--port", "0"]
+        self.host = host
+        command = [binary, "serve", "--model", model or default_model(), "--host", host, "--port", "0"]
         self.process = subprocess.Popen(
             [*command, *args], stderr=subprocess.PIPE, text=True, errors="replace", env={**os.environ, **(env or {})}
         )
@@ -72,10 +73,10 @@ class Server:
         raise AssertionError("never healthy:\n" + self.text())
 
     def connect(self, timeout=60):
-        return socket.create_connection(("127.0.0.1", self.port), timeout)
+        return socket.create_connection((self.host, self.port), timeout)
 
     def request(self, method, path, body=None, headers=None, timeout=120):
-        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=timeout)
+        connection = http.client.HTTPConnection(self.host, self.port, timeout=timeout)
         try:
             if isinstance(body, (dict, list)):
                 body = json.dumps(body)

@@ -10,6 +10,7 @@ import http.client
 import json
 import re
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -369,6 +370,16 @@ class Lifecycle(unittest.TestCase):
                 thread.join()
             self.assertNotIn(200, health)
             self.assertIn("--step-timeout is too short", server.text())
+
+    def test_ipv6(self):
+        try:
+            socket.create_server(("::1", 0), family=socket.AF_INET6).close()
+        except OSError as error:
+            self.skipTest(f"no IPv6 here: {error}")
+        with Server(NANOFLOW, "--kv-cache-gib", "0.5", host="::1") as server:
+            self.assertIn(f"http://[::1]:{server.port}", server.text())
+            self.assertEqual(server.post("/v1/completions", GREEDY).status, 200)
+            self.assertEqual(server.stop(), 0)
 
     def test_a_full_queue_is_told_at_once_and_loses_nobody(self):
         args = ("--max-model-len", "2048", "--kv-cache-gib", "0.5", "--max-num-seqs", "1", "--max-queue-size", "2")
